@@ -1,0 +1,1 @@
+//! The CO-RE eBPF programs of jitterscope and what loads them.

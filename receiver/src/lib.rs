@@ -1,0 +1,3 @@
+//! jitterscope: what the kernel knows about every container's network, as OTLP.
+
+pub mod probe;

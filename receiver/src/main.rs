@@ -1,0 +1,2 @@
+//! The `jitterscope` command.
+fn main() {}
