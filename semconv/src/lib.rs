@@ -1,5 +1,17 @@
 //! The telemetry schema of jitterscope as typed constants, generated from `registry/*.yaml` by `build.rs`. No other
 //! crate spells the name of a metric, event, attribute or entity: a misspelt name does not compile.
+//!
+//! ```
+//! use jitterscope_semconv::{attribute, metric, value::NetworkIoDirection};
+//!
+//! assert_eq!(metric::PACKET_DROPS.unit, "{packet}");
+//! assert_eq!(attribute::NETWORK_IO_DIRECTION.key, "network.io.direction");
+//! assert_eq!(NetworkIoDirection::Receive.as_str(), "receive");
+//! ```
+//!
+//! ```compile_fail,E0425
+//! let _ = jitterscope_semconv::metric::PACKET_DROPPED.unit;
+//! ```
 
 mod types;
 

@@ -22,7 +22,7 @@ pub enum Instrument {
 pub enum Number {
     /// `as_int`.
     Int,
-    /// `as_double`; also the unit of a histogram's sum.
+    /// `as_double`; the type of every histogram's sum.
     Double,
 }
 
