@@ -1,0 +1,210 @@
+//! `export`: where the telemetry goes, each destination with its connection, its trust and its queue.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+use super::file::{self, Pem};
+use super::reader::Reader;
+
+/// Where the telemetry goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Export {
+    /// OTLP destinations, each of which gets everything; without any, text output takes their place.
+    pub otlp: Vec<Destination>,
+}
+
+/// One OTLP destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// How requests are compressed.
+    pub compression: Compression,
+    /// Sent with every request; the values are marked sensitive, so that no log shows them.
+    pub headers: HeaderMap,
+    /// How long a single request may take.
+    pub timeout: Duration,
+    /// Certificates of its own for an `https` endpoint.
+    pub tls: Tls,
+    /// Requests that wait, in bytes; the oldest is dropped and counted when more come.
+    pub queue_memory: u64,
+}
+
+/// Where a destination listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `http://HOST:PORT`: without encryption.
+    Http(Uri),
+    /// `https://HOST:PORT`: with TLS.
+    Https(Uri),
+    /// `unix:///PATH`: a Unix socket.
+    Unix(PathBuf),
+}
+
+/// How requests are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As gzip.
+    Gzip,
+    /// Not at all.
+    None,
+}
+
+/// Certificates of a destination's own, read when the configuration is, so that a missing or renewed file shows then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificate authority in PEM, in place of the system's.
+    pub ca: Option<Pem>,
+    /// The client's own certificate and key in PEM.
+    pub client: Option<(Pem, Pem)>,
+}
+
+const ENDPOINTS: &str = "http://HOST:PORT, https://HOST:PORT, unix:///PATH";
+
+pub(super) fn read(r: &mut Reader<'_>) -> Export {
+    let otlp = r.list("otlp", "destinations of OTLP over gRPC; none: text on standard output", destination);
+    Export { otlp: otlp.into_iter().flatten().collect() }
+}
+
+/// None without an endpoint, which is then among the problems.
+fn destination(r: &mut Reader<'_>) -> Option<Destination> {
+    let endpoint = r.required(
+        "endpoint",
+        "http://127.0.0.1:4317",
+        ENDPOINTS,
+        "where it listens, with its port",
+        Endpoint::new,
+    );
+    let words = [("gzip", Compression::Gzip), ("none", Compression::None)];
+    let compression = r.choice("compression", &words, "of requests").unwrap_or(Compression::Gzip);
+    let headers = headers(r);
+    let limits = Duration::from_millis(100)..=Duration::from_secs(300);
+    let timeout = r.duration("timeout", Duration::from_secs(10), limits, "for a single request");
+    let encrypted = !matches!(endpoint, Some(Endpoint::Http(_) | Endpoint::Unix(_)));
+    let tls = r.section("tls", "certificates of its own, for https", |r| tls(r, encrypted));
+    let queue_memory = r.section("queue", "requests that wait while it does not take them", |r| {
+        r.size("memory", 16 << 20, (1 << 20)..=(1 << 30), "past it, the oldest are dropped and counted")
+    });
+    Some(Destination { endpoint: endpoint?, compression, headers, timeout, tls, queue_memory })
+}
+
+fn headers(r: &mut Reader<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, written) in r.map("headers", "a table of names and texts", "sent with every request") {
+        match header(&name, &written.text) {
+            Some((name, value)) => _ = headers.insert(name, value),
+            None => {
+                let reason =
+                    "allowed: the name of an HTTP header, not grpc-*, and a text of printable characters";
+                r.problem_at(written.origin, &format!("headers.{name}"), None, reason);
+            }
+        }
+    }
+    headers
+}
+
+/// None for what HTTP does not allow, and for names that gRPC keeps for itself.
+fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::try_from(name).ok().filter(|name| !name.as_str().starts_with("grpc-"))?;
+    let mut value = HeaderValue::try_from(value).ok()?;
+    value.set_sensitive(true);
+    Some((name, value))
+}
+
+fn tls(r: &mut Reader<'_>, encrypted: bool) -> Tls {
+    let ca =
+        r.file("ca_file", "PEM of the certificate authority, in place of the system's", file::certificate);
+    let cert = r.file("cert_file", "PEM of the client certificate", file::certificate);
+    let key = r.file("key_file", "PEM of the client key", file::private_key);
+    for name in ["ca_file", "cert_file", "key_file"] {
+        if !encrypted && r.is_set(name) {
+            r.problem(name, None, "has no effect, the endpoint is not https");
+        }
+    }
+    for (name, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+        if r.is_set(name) && !r.is_set(other) {
+            r.problem(name, None, format!("needs {other} beside it"));
+        }
+    }
+    Tls { ca, client: cert.zip(key) }
+}
+
+impl Endpoint {
+    /// Reads an endpoint. None for any scheme but `http`, `https` and `unix`, without a port, and with a path, a
+    /// query or a user: gRPC has no use for them.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            return path.starts_with('/').then(|| Self::Unix(path.into()));
+        }
+        let uri: Uri = text.parse().ok()?;
+        let authority = uri.authority()?;
+        let bare = uri.path_and_query().is_none_or(|path| path == "/") && !authority.as_str().contains('@');
+        let host = !matches!(authority.host(), "" | "[]");
+        let port = authority.port_u16().is_some_and(|port| port != 0);
+        match uri.scheme_str() {
+            Some("http") if bare && host && port => Some(Self::Http(uri)),
+            Some("https") if bare && host && port => Some(Self::Https(uri)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(uri) | Self::Https(uri) => uri.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_for_names_and_both_ip_versions_and_sockets() {
+        assert!(matches!(Endpoint::new("http://127.0.0.1:4317"), Some(Endpoint::Http(_))));
+        assert!(matches!(Endpoint::new("http://collector:4317/"), Some(Endpoint::Http(_))));
+        assert!(matches!(Endpoint::new("https://[2001:db8::1]:443"), Some(Endpoint::Https(_))));
+        assert_eq!(Endpoint::new("unix:///run/otel.sock"), Some(Endpoint::Unix("/run/otel.sock".into())));
+    }
+
+    #[test]
+    fn an_endpoint_without_port_or_with_what_grpc_ignores_is_refused() {
+        for text in [
+            "",
+            "127.0.0.1:4317",
+            "collector:4317",
+            "http://collector",
+            "http://:4317",
+            "http://collector:0",
+            "http://collector:70000",
+            "http://collector:4317/v1/metrics",
+            "http://collector:4317/?a=b",
+            "http://user@collector:4317",
+            "ftp://collector:4317",
+            "unix://run/otel.sock",
+        ] {
+            assert_eq!(Endpoint::new(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn headers_are_hidden_from_debug_output() {
+        let (name, value) = header("Authorization", "Bearer secret").unwrap();
+        assert_eq!(name, "authorization");
+        assert!(!format!("{value:?}").contains("secret"));
+    }
+
+    #[test]
+    fn headers_that_http_or_grpc_do_not_allow_are_refused() {
+        assert!(header("a b", "x").is_none());
+        assert!(header("a", "x\ny").is_none());
+        assert!(header("grpc-timeout", "1S").is_none());
+    }
+}

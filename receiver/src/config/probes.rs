@@ -1,0 +1,115 @@
+//! `probes`: which probes run, and how each does. The keys come from the probes' definitions.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::probe::{Definition, ProbeOption};
+
+use super::pattern::Pattern;
+use super::reader::Reader;
+
+/// How often counters may be collected: more often costs more than it shows, less often than hourly is no monitoring.
+pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// Settings of every probe, by name.
+pub type Probes = BTreeMap<&'static str, ProbeSettings>;
+
+/// Which probes run when nothing is said of them by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Each probe's own default.
+    Monitor,
+    /// All that can.
+    Troubleshoot,
+    /// None.
+    None,
+}
+
+/// How one probe runs. Equal settings mean that a reload leaves the probe alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeSettings {
+    /// Whether it runs, as said of it or else by the profile.
+    pub enabled: bool,
+    /// Whether the receiver ends when it cannot.
+    pub required: bool,
+    /// Time between collections: its own or else the general one.
+    pub interval: Duration,
+    /// Limit of its events; None for a probe without.
+    pub events: Option<EventLimit>,
+    /// Kernel stacks on events; false for a probe without.
+    pub stack: bool,
+    /// Interfaces to leave out; empty for a probe that knows none.
+    pub exclude_interfaces: Vec<Pattern>,
+}
+
+/// Limit of a probe's events for each entity: its network namespace, else its cgroup, else the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventLimit {
+    /// Events per second in the long run.
+    pub rate: u32,
+    /// Events at once after a quiet time.
+    pub burst: u32,
+}
+
+impl Profile {
+    fn enables(self, probe: &Definition) -> bool {
+        match self {
+            Self::Monitor => probe.default,
+            Self::Troubleshoot => true,
+            Self::None => false,
+        }
+    }
+}
+
+pub(super) fn read(
+    r: &mut Reader<'_>,
+    probes: &[&'static Definition],
+    profile: Profile,
+    interval: Duration,
+) -> Probes {
+    let one = |r: &mut Reader<'_>, probe: &'static Definition| {
+        let settings = r.section(probe.name, probe.use_when, |r| read_one(r, probe, profile, interval));
+        (probe.name, settings)
+    };
+    probes.iter().map(|probe| one(r, probe)).collect()
+}
+
+fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: Duration) -> ProbeSettings {
+    let enabled = r.optional_switch("enabled", String::new(), "whether it runs; unset: as the profile says");
+    let required = r.switch("required", false, "exit code 69 when it cannot run; includes enabled");
+    if required && enabled == Some(false) {
+        r.problem("required", Some("true".into()), "contradicts enabled = false");
+    }
+    let own =
+        r.optional_duration("interval", INTERVALS, "time between its collections; unset: the general one");
+    let has = |option| probe.options.contains(&option);
+    ProbeSettings {
+        enabled: enabled.unwrap_or(required || profile.enables(probe)),
+        required,
+        interval: own.unwrap_or(interval),
+        events: has(ProbeOption::Events).then(|| events(r)),
+        stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
+        exclude_interfaces: if has(ProbeOption::ExcludedInterfaces) { exclude(r) } else { Vec::new() },
+    }
+}
+
+/// A bad packet path repeats itself many times a second: a few events show it, the counters count it.
+fn events(r: &mut Reader<'_>) -> EventLimit {
+    r.section("events", "limit for each entity: network namespace, else cgroup, else node", |r| EventLimit {
+        rate: r.count("rate", 20, 1..=100_000, "events per second in the long run"),
+        burst: r.count("burst", 100, 1..=100_000, "events at once after a quiet time"),
+    })
+}
+
+/// The loopback interface counts each packet twice and reaches nobody.
+fn exclude(r: &mut Reader<'_>) -> Vec<Pattern> {
+    let default = Pattern::new("lo").into_iter().collect();
+    r.texts(
+        "exclude_interfaces",
+        default,
+        "interface names with * and ?",
+        "left out of its numbers",
+        Pattern::new,
+    )
+}

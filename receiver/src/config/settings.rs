@@ -1,0 +1,203 @@
+//! The settings of the receiver, and the statements that read them: each key with default, limits and help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::probe::Definition;
+
+use super::export::{self, Export};
+use super::file;
+use super::otel::Resource;
+use super::probes::{self, INTERVALS, Probes, Profile};
+use super::reader::Reader;
+
+/// A configuration in which everything is valid. Two that are equal need no reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Time between collections.
+    pub interval: Duration,
+    /// Which probes run when nothing is said of them by name.
+    pub profile: Profile,
+    /// Every probe's own settings.
+    pub probes: Probes,
+    /// Where the telemetry goes.
+    pub export: Export,
+    /// Whom signals are attributed to.
+    pub entities: Entities,
+    /// What is known of the kernel.
+    pub kernel: Kernel,
+    /// Where health is asked for; None for nowhere.
+    pub health: Option<SocketAddr>,
+    /// The receiver's own log, on standard error.
+    pub log: Log,
+    /// When events are printed on standard output.
+    pub events_text: EventsText,
+    /// How long the last collection and the flush may take once the receiver is told to end.
+    pub shutdown_grace: Duration,
+    /// What the environment says of the receiver's own resource.
+    pub resource: Resource,
+}
+
+/// Whom signals are attributed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entities {
+    /// Where pods' names come from.
+    pub cri: Cri,
+    /// Whether network namespaces without a container are entities too.
+    pub netns: bool,
+}
+
+/// The container runtime's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cri {
+    /// The first of the usual ones that answers.
+    Auto,
+    /// None: containers keep their ids, without names.
+    Off,
+    /// This socket.
+    Socket(PathBuf),
+}
+
+/// What is known of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// BTF of the running kernel where it has none of its own.
+    pub btf: Option<PathBuf>,
+}
+
+/// The receiver's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Least severe level that is written.
+    pub level: LevelFilter,
+    /// How lines are written.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object each.
+    Json,
+}
+
+/// When events are printed on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventsText {
+    /// When nothing is exported.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Settings {
+    /// Whether events are printed on standard output.
+    #[must_use]
+    pub fn prints_events(&self) -> bool {
+        match self.events_text {
+            EventsText::Auto => self.export.otlp.is_empty(),
+            EventsText::On => true,
+            EventsText::Off => false,
+        }
+    }
+}
+
+pub(super) fn read(r: &mut Reader<'_>, probes: &[&'static Definition], resource: Resource) -> Settings {
+    // Fine enough for an alert within a minute, coarse enough to cost next to nothing.
+    let interval = Duration::from_secs(15);
+    let interval =
+        r.duration("interval", interval, INTERVALS, "time between collections; a probe may have its own");
+    let profile = profile(r);
+    Settings {
+        interval,
+        profile,
+        probes: r
+            .section("probes", "each probe's own settings", |r| probes::read(r, probes, profile, interval)),
+        export: r.section("export", "where the telemetry goes", export::read),
+        entities: r.section("entities", "whom signals are attributed to", entities),
+        kernel: r.section("kernel", "what is known of the kernel", kernel),
+        health: r.section("health", "liveness and readiness over HTTP", health),
+        log: r.section("log", "the receiver's own log, on standard error", log),
+        events_text: r.section("events", "readable events", events_text),
+        shutdown_grace: r.section("shutdown", "what happens at the end", shutdown_grace),
+        resource,
+    }
+}
+
+fn profile(r: &mut Reader<'_>) -> Profile {
+    let words =
+        [("monitor", Profile::Monitor), ("troubleshoot", Profile::Troubleshoot), ("none", Profile::None)];
+    let help = "probes that nothing is said of: each one's own default, all that can run, none";
+    r.choice("profile", &words, help).unwrap_or(Profile::Monitor)
+}
+
+fn entities(r: &mut Reader<'_>) -> Entities {
+    let allowed = "auto | off | unix:///PATH";
+    let help = "socket of the container runtime, for pods' names; auto: the usual ones";
+    Entities {
+        cri: r.scalar("cri", "auto".into(), allowed.into(), help, cri).unwrap_or(Cri::Auto),
+        netns: r.switch("netns", true, "network namespaces outside of containers are entities too"),
+    }
+}
+
+fn cri(text: &str) -> Option<Cri> {
+    match text {
+        "auto" => Some(Cri::Auto),
+        "off" => Some(Cri::Off),
+        other => other
+            .strip_prefix("unix://")
+            .filter(|path| path.starts_with('/'))
+            .map(|path| Cri::Socket(path.into())),
+    }
+}
+
+fn kernel(r: &mut Reader<'_>) -> Kernel {
+    Kernel { btf: r.file("btf", "BTF file for a kernel that does not bring its own", file::btf) }
+}
+
+/// Next to the Collector's own default, 13133, so that both can share a host network.
+fn health(r: &mut Reader<'_>) -> Option<SocketAddr> {
+    let default = SocketAddr::from(([127, 0, 0, 1], 13134));
+    let allowed = "ADDRESS:PORT | off";
+    let help = "readable by all who reach it, so keep it on loopback";
+    let parse = |text: &str| match text {
+        "" | "off" => Some(None),
+        address => address.parse().ok().map(Some),
+    };
+    r.scalar("endpoint", default.to_string(), allowed.into(), help, parse).unwrap_or(Some(default))
+}
+
+fn log(r: &mut Reader<'_>) -> Log {
+    let levels = [
+        ("info", LevelFilter::INFO),
+        ("error", LevelFilter::ERROR),
+        ("warn", LevelFilter::WARN),
+        ("debug", LevelFilter::DEBUG),
+        ("trace", LevelFilter::TRACE),
+        ("off", LevelFilter::OFF),
+    ];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    Log {
+        level: r.choice("level", &levels, "least severe level that is written").unwrap_or(LevelFilter::INFO),
+        format: r.choice("format", &formats, "for people, or one object a line").unwrap_or(LogFormat::Text),
+    }
+}
+
+fn events_text(r: &mut Reader<'_>) -> EventsText {
+    let words = [("auto", EventsText::Auto), ("on", EventsText::On), ("off", EventsText::Off)];
+    let help = "on standard output; auto: when there is no destination";
+    r.choice("text", &words, help).unwrap_or(EventsText::Auto)
+}
+
+/// Well below the 30 s after which Kubernetes kills a pod.
+fn shutdown_grace(r: &mut Reader<'_>) -> Duration {
+    let limits = Duration::from_millis(100)..=Duration::from_secs(300);
+    r.duration("grace", Duration::from_secs(5), limits, "for the last collection and the flush")
+}
