@@ -1,3 +1,4 @@
 //! jitterscope: what the kernel knows about every container's network, as OTLP.
 
+pub mod pods;
 pub mod probe;
