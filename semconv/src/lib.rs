@@ -1,15 +1,18 @@
-//! The telemetry schema of jitterscope as typed constants.
+//! The telemetry schema of jitterscope as typed constants, generated from `registry/*.yaml` by `build.rs`. No other
+//! crate spells the name of a metric, event, attribute or entity: a misspelt name does not compile.
 
-/// A metric of the registry.
-#[derive(Debug)]
-pub struct Metric {
-    /// Name on the wire.
-    pub name: &'static str,
-}
+mod types;
 
-/// An event of the registry.
-#[derive(Debug)]
-pub struct Event {
-    /// `event_name` on the wire.
-    pub name: &'static str,
-}
+pub use types::{
+    Attribute, AttributeRef, Entity, Event, Instrument, Metric, Number, RequirementLevel, Stability,
+    ValueType,
+};
+
+/// Name of the instrumentation scope of everything that jitterscope emits.
+pub const SCOPE_NAME: &str = "jitterscope";
+
+/// The version of OpenTelemetry's semantic conventions that the imported names were taken from; `schema_url` of
+/// resources and scopes.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+
+include!(concat!(env!("OUT_DIR"), "/registry.rs"));
