@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
-mod attribute;
 mod cgroup;
 mod cookie;
 mod cri;

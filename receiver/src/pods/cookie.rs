@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Looks up the cookies of the namespaces at these paths, if they still have these inodes. 0 where the kernel does not tell
-/// (before 5.14), where the namespace is gone, or without CAP_SYS_ADMIN, which entering a namespace needs.
+/// (before 5.14), where the namespace is gone, or without `CAP_SYS_ADMIN`, which entering a namespace needs.
 ///
 /// A thread of its own enters one after the other, and ends: no other thread ever leaves its namespace, and none is kept
 /// alive.

@@ -2,26 +2,14 @@
 
 use std::time::Instant;
 
+pub use jitterscope_semconv::value::EntityKind;
+use jitterscope_semconv::{Attribute, AttributeRef, SCHEMA_URL, attribute, entity};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, EntityRef, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::attribute;
 use super::names::PodName;
 use super::origin::Netns;
-
-/// What kind of entity it is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum EntityKind {
-    /// The node itself: the host's namespace, and all that is in no container.
-    Node,
-    /// A Kubernetes pod.
-    Pod,
-    /// A container, of a pod or by itself.
-    Container,
-    /// A network namespace outside Kubernetes and containers.
-    Netns,
-}
 
 /// Whom signals are about.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,43 +51,37 @@ impl ContainerFacts<'_> {
 pub(super) struct Builder(Resource);
 
 impl Builder {
-    pub(super) fn text(&mut self, key: &str, value: Option<&str>) -> &mut Self {
+    pub(super) fn text(&mut self, attribute: &Attribute, value: Option<&str>) -> &mut Self {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            self.value(key, Value::StringValue(value.to_owned()));
+            self.value(attribute, Value::StringValue(value.to_owned()));
         }
         self
     }
 
-    fn int(&mut self, key: &str, value: i64) -> &mut Self {
-        self.value(key, Value::IntValue(value));
+    fn int(&mut self, attribute: &Attribute, value: i64) -> &mut Self {
+        self.value(attribute, Value::IntValue(value));
         self
     }
 
-    fn value(&mut self, key: &str, value: Value) {
-        let value = Some(AnyValue { value: Some(value) });
-        self.0.attributes.push(KeyValue { key: key.to_owned(), value, ..KeyValue::default() });
+    fn value(&mut self, attribute: &Attribute, value: Value) {
+        let (key, value) = (attribute.key.to_owned(), Some(AnyValue { value: Some(value) }));
+        self.0.attributes.push(KeyValue { key, value, ..KeyValue::default() });
     }
 
-    /// References an entity by those of its keys that the resource has; without all identifying ones there is none.
-    pub(super) fn entity(&mut self, kind: &str, id: &[&str], description: &[&str]) -> &mut Self {
-        let present = |keys: &[&str]| -> Vec<String> {
-            keys.iter().filter(|key| self.has(key)).map(|key| (*key).to_owned()).collect()
-        };
-        let (id_keys, description_keys) = (present(id), present(description));
-        if id_keys.len() == id.len() {
-            let schema_url = SCHEMA_URL.to_owned();
-            self.0.entity_refs.push(EntityRef {
-                schema_url,
-                r#type: kind.to_owned(),
-                id_keys,
-                description_keys,
-            });
+    /// References an entity by those of its attributes that the resource has; without all identifying ones there is none.
+    pub(super) fn entity(&mut self, entity: &jitterscope_semconv::Entity) -> &mut Self {
+        let (id_keys, description_keys) =
+            (self.present(entity.identifying), self.present(entity.descriptive));
+        if id_keys.len() == entity.identifying.len() {
+            let (schema_url, r#type) = (SCHEMA_URL.to_owned(), entity.name.to_owned());
+            self.0.entity_refs.push(EntityRef { schema_url, r#type, id_keys, description_keys });
         }
         self
     }
 
-    fn has(&self, key: &str) -> bool {
-        self.0.attributes.iter().any(|attribute| attribute.key == key)
+    fn present(&self, attributes: &[AttributeRef]) -> Vec<String> {
+        let keys = attributes.iter().map(|reference| reference.attribute.key);
+        keys.filter(|key| self.0.attributes.iter().any(|one| one.key == *key)).map(str::to_owned).collect()
     }
 
     pub(super) fn build(&mut self) -> Resource {
@@ -116,15 +98,12 @@ pub(super) fn pod(
 ) -> (Resource, String) {
     let mut builder = Builder::default();
     builder
-        .text(attribute::K8S_POD_UID.key, Some(uid))
-        .text(attribute::K8S_POD_NAME.key, names.map(|names| names.name.as_str()))
-        .text(attribute::K8S_NAMESPACE_NAME.key, names.map(|names| names.namespace.as_str()))
-        .text(attribute::K8S_NODE_NAME.key, node)
-        .entity(
-            "k8s.pod",
-            &[attribute::K8S_POD_UID.key],
-            &[attribute::K8S_POD_NAME.key, attribute::K8S_NAMESPACE_NAME.key, attribute::K8S_NODE_NAME.key],
-        );
+        .text(&attribute::K8S_POD_UID, Some(uid))
+        .text(&attribute::K8S_POD_NAME, names.map(|names| names.name.as_str()))
+        .text(&attribute::K8S_NAMESPACE_NAME, names.map(|names| names.namespace.as_str()))
+        .text(&attribute::K8S_NODE_NAME, node)
+        .entity(&entity::K8S_POD)
+        .entity(&entity::K8S_NAMESPACE);
     let mut name = match names {
         Some(names) => format!("{}/{}", names.namespace, names.name),
         None => format!("pod/{uid}"),
@@ -144,24 +123,20 @@ pub(super) fn container(facts: &ContainerFacts<'_>) -> (Resource, String) {
 }
 
 fn describe_container(builder: &mut Builder, facts: &ContainerFacts<'_>) {
-    let described = [attribute::K8S_CONTAINER_NAME.key, attribute::CONTAINER_RUNTIME_NAME.key];
     builder
-        .text(attribute::K8S_CONTAINER_NAME.key, facts.name)
-        .text(attribute::CONTAINER_ID.key, Some(facts.id))
-        .text(attribute::CONTAINER_RUNTIME_NAME.key, facts.runtime)
-        .entity("container", &[attribute::CONTAINER_ID.key], &described);
+        .text(&attribute::K8S_CONTAINER_NAME, facts.name)
+        .text(&attribute::CONTAINER_ID, Some(facts.id))
+        .text(&attribute::CONTAINER_RUNTIME_NAME, facts.runtime)
+        .entity(&entity::K8S_CONTAINER)
+        .entity(&entity::CONTAINER);
 }
 
 /// Resource of a namespace outside Kubernetes and containers, and its name for people.
 pub(super) fn netns(id: Netns, name: Option<&str>) -> (Resource, String) {
     let resource = Builder::default()
-        .int(attribute::JITTERSCOPE_NETNS_INODE.key, i64::from(id.inode))
-        .text(attribute::JITTERSCOPE_NETNS_NAME.key, name)
-        .entity(
-            "jitterscope.netns",
-            &[attribute::JITTERSCOPE_NETNS_INODE.key],
-            &[attribute::JITTERSCOPE_NETNS_NAME.key],
-        )
+        .int(&attribute::NETNS_INODE, i64::from(id.inode))
+        .text(&attribute::NETNS_NAME, name)
+        .entity(&entity::NETNS)
         .build();
     let shown = name.map_or_else(|| format!("netns/{}", id.inode), |name| format!("netns/{name}"));
     (resource, shown)
@@ -176,6 +151,3 @@ pub(super) fn unseen_netns(id: Netns) -> Entity {
     let number = if id.cookie != 0 { id.cookie << 1 | 1 } else { u64::from(id.inode) << 1 };
     Entity { kind: EntityKind::Netns, key: UNSEEN | number, pod: None, name, resource, pending_until: None }
 }
-
-/// Version of the OpenTelemetry schema that the attributes follow.
-const SCHEMA_URL: &str = "";

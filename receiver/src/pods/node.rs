@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use jitterscope_semconv::value::{HostArch, OsType};
+use jitterscope_semconv::{attribute, entity};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::attribute;
 use super::entity::Builder;
 
 /// Where systemd and D-Bus keep the machine's id, see machine-id(5).
@@ -17,15 +18,15 @@ pub(super) fn resource(root: &Path, name: Option<&str>) -> Resource {
     let (release, host) = (system.release().to_string_lossy(), system.nodename().to_string_lossy());
     let description = os_description(root);
     Builder::default()
-        .text(attribute::K8S_NODE_NAME.key, name)
-        .text(attribute::HOST_NAME.key, Some(&host))
-        .text(attribute::HOST_ID.key, machine_id(root).as_deref())
-        .text(attribute::HOST_ARCH.key, Some(architecture()))
-        .text(attribute::OS_TYPE.key, Some("linux"))
-        .text(attribute::OS_DESCRIPTION.key, description.as_deref())
-        .text(attribute::OS_VERSION.key, Some(&release))
-        .entity("host", &[attribute::HOST_ID.key], &[attribute::HOST_NAME.key, attribute::HOST_ARCH.key])
-        .entity("os", &[attribute::OS_TYPE.key], &[attribute::OS_DESCRIPTION.key, attribute::OS_VERSION.key])
+        .text(&attribute::K8S_NODE_NAME, name)
+        .text(&attribute::HOST_NAME, Some(&host))
+        .text(&attribute::HOST_ID, machine_id(root).as_deref())
+        .text(&attribute::HOST_ARCH, Some(architecture()))
+        .text(&attribute::OS_TYPE, Some(OsType::Linux.as_str()))
+        .text(&attribute::OS_DESCRIPTION, description.as_deref())
+        .text(&attribute::OS_VERSION, Some(&release))
+        .entity(&entity::HOST)
+        .entity(&entity::OS)
         .build()
 }
 
@@ -45,10 +46,10 @@ fn os_description(root: &Path) -> Option<String> {
 /// `host.arch` in OpenTelemetry's words.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "arm" => "arm32",
-        "powerpc64" => "ppc64",
+        "x86_64" => HostArch::Amd64.as_str(),
+        "aarch64" => HostArch::Arm64.as_str(),
+        "arm" => HostArch::Arm32.as_str(),
+        "powerpc64" => HostArch::Ppc64.as_str(),
         other => other,
     }
 }

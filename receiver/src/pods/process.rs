@@ -19,7 +19,7 @@ pub(super) struct Processes {
 pub(super) struct Census {
     /// Process ids by inode of the network namespace.
     pub(super) namespaces: HashMap<u32, Vec<u32>>,
-    /// Processes whose namespace we may not read (needs CAP_SYS_PTRACE). Those hidden by `hidepid` are not even listed.
+    /// Processes whose namespace we may not read (needs `CAP_SYS_PTRACE`). Those hidden by `hidepid` are not even listed.
     pub(super) unreadable: u64,
 }
 
