@@ -1,0 +1,68 @@
+//! The one task that scans and publishes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::origin::Origin;
+use super::scan::{Request, Scanner};
+use super::snapshot::Snapshot;
+
+/// Without being asked: new namespaces are noticed before their first event, and the end of one before its inode is likely
+/// to be in use again. A scan of 500 processes takes about a millisecond, so this costs a thousandth of a core.
+const SCAN_EVERY: Duration = Duration::from_secs(1);
+
+/// Scans that are asked for are at least so far apart: together they stay below two hundredths of a core.
+const SCAN_PAUSE: Duration = Duration::from_millis(100);
+
+/// The writer's state and its ends of the channels.
+pub(super) struct Writer {
+    pub(super) scanner: Scanner,
+    pub(super) current: Arc<ArcSwap<Snapshot>>,
+    /// Number of the last ask.
+    pub(super) asked: watch::Receiver<u64>,
+    pub(super) unresolved: mpsc::Receiver<Origin>,
+    /// Number of the last ask that a published scan answers.
+    pub(super) answered: watch::Sender<u64>,
+}
+
+impl Writer {
+    /// Scans every second, and when asked, until it is dropped or all readers are gone.
+    pub(super) async fn run(mut self) {
+        let mut tick = tokio::time::interval(SCAN_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.tick().await;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                changed = self.asked.changed() => if changed.is_err() { return },
+            }
+            let Some(writer) = self.scan().await else { return };
+            self = writer;
+            tokio::time::sleep(SCAN_PAUSE).await;
+        }
+    }
+
+    /// One scan, on a thread for blocking work: it reads hundreds of files, some milliseconds in which a worker thread
+    /// would answer nobody else. `None`: the runtime is shutting down.
+    async fn scan(mut self) -> Option<Self> {
+        let ask = *self.asked.borrow_and_update();
+        let request = self.request();
+        let scanned = tokio::task::spawn_blocking(move || {
+            let snapshot = self.scanner.scan(&request, Instant::now());
+            (self, snapshot)
+        });
+        let (writer, snapshot) = scanned.await.ok()?;
+        writer.current.store(Arc::new(snapshot));
+        writer.answered.send_replace(ask);
+        Some(writer)
+    }
+
+    fn request(&mut self) -> Request {
+        let origins = std::iter::from_fn(|| self.unresolved.try_recv().ok()).collect();
+        Request { origins, ..Request::default() }
+    }
+}
