@@ -1,9 +1,120 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
+mod netdev;
+pub mod packetloss;
+pub mod task;
+mod tcp;
+mod udp;
+
+use std::{os::fd::BorrowedFd, path::Path};
+
 use jitterscope_semconv::{Event, Metric};
 
+use crate::{
+    account::KernelAccount,
+    batch::{Batch, Occurrence},
+    clock::Clock,
+    config::ProbeSettings,
+    round::Round,
+};
+
 /// The only list of probes. Configuration keys, help texts, the documentation's table and the tests derive from it.
-pub const PROBES: &[&Definition] = &[];
+pub const PROBES: &[&Definition] =
+    &[&packetloss::DEFINITION, &tcp::DEFINITION, &udp::DEFINITION, &netdev::DEFINITION];
+
+/// What a probe does. It says what, who and how much; units, grouping, start times and limits are the batch's
+/// business, resolving whom an event belongs to is the task's.
+pub trait Probe: Send {
+    /// Reads its counters and emits them.
+    ///
+    /// # Errors
+    /// Its source cannot be read; the probe is tried again with the next round.
+    fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError>;
+
+    /// Takes over settings that changed while it runs. A probe without options has nothing to do.
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    fn reconfigure(&mut self, _settings: &ProbeSettings) -> Result<(), CollectError> {
+        Ok(())
+    }
+
+    /// Readable while events wait in the ring; `None` for a probe without events.
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The next event of the ring; `None` when none waits.
+    fn next_event(&mut self, _clock: &Clock) -> Option<Occurrence> {
+        None
+    }
+
+    /// What the kernel counted for the probe's account since it was attached.
+    fn account(&self) -> KernelAccount {
+        KernelAccount::default()
+    }
+
+    /// Maps and programs that it holds.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
+
+    /// What it cannot see on this kernel although it runs.
+    fn limitation(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What a probe is opened with.
+pub struct Opening<'a> {
+    /// Its settings.
+    pub settings: &'a ProbeSettings,
+    /// BTF of the kernel, where it does not bring its own.
+    pub btf: Option<&'a Path>,
+}
+
+/// Why a probe cannot run here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Skip {
+    /// It lacks privileges.
+    #[error("needs {capabilities}: {reason}")]
+    Privilege {
+        /// The capabilities that it needs.
+        capabilities: String,
+        /// What was refused.
+        reason: String,
+    },
+    /// The kernel lacks something.
+    #[error("{0}")]
+    Missing(String),
+    /// Something broke that may work another time.
+    #[error("{0}; it is tried again")]
+    Temporary(String),
+}
+
+/// Why a collection did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// A map of the kernel.
+    #[error(transparent)]
+    Kernel(#[from] jitterscope_ebpf::TableError),
+}
+
+/// What a probe holds in the kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// Its maps.
+    pub maps: Vec<jitterscope_ebpf::MapUsage>,
+    /// Its programs.
+    pub programs: Vec<jitterscope_ebpf::ProgramStats>,
+}
+
+impl Usage {
+    /// What an attached object holds; empty where the kernel does not say.
+    pub fn of(object: &jitterscope_ebpf::Loaded) -> Self {
+        Self { maps: object.maps().unwrap_or_default(), programs: object.programs().unwrap_or_default() }
+    }
+}
 
 /// Everything that is known of a probe before it runs.
 pub struct Definition {
@@ -25,6 +136,8 @@ pub struct Definition {
     pub metrics: &'static [&'static Metric],
     /// The events that it emits.
     pub events: &'static [&'static Event],
+    /// Opens it: loads, attaches, finds its files.
+    pub open: fn(&Opening<'_>) -> Result<Box<dyn Probe>, Skip>,
 }
 
 /// Where a probe's numbers come from.

@@ -1,0 +1,84 @@
+//! Delivery: each destination has a task of its own with a bounded queue, so that a slow one does not hold up
+//! the others, and probe tasks never wait.
+
+pub mod grpc;
+mod outbox;
+pub mod queue;
+pub mod retry;
+mod split;
+mod task;
+pub mod text;
+
+use std::sync::Arc;
+
+use jitterscope_semconv::value::{ProbeDropStage, Signal as SignalName};
+use opentelemetry_proto::tonic::collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest};
+
+pub use self::{
+    outbox::{Outbox, OutboxHandle},
+    task::{Destination, DestinationAccount, Exporters, PerSignal, Sink},
+};
+use crate::account::Account;
+
+/// One OTLP request on its way.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Points.
+    Metrics(ExportMetricsServiceRequest),
+    /// Events.
+    Logs(ExportLogsServiceRequest),
+}
+
+/// The two signals that leave the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Points.
+    Metrics,
+    /// Events.
+    Logs,
+}
+
+impl Signal {
+    /// Its name in telemetry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => SignalName::Metrics.as_str(),
+            Self::Logs => SignalName::Logs.as_str(),
+        }
+    }
+}
+
+impl Payload {
+    /// Which signal it is.
+    pub fn signal(&self) -> Signal {
+        match self {
+            Self::Metrics(_) => Signal::Metrics,
+            Self::Logs(_) => Signal::Logs,
+        }
+    }
+
+    /// Its points or records.
+    pub fn items(&self) -> u64 {
+        match self {
+            Self::Metrics(request) => split::points(request),
+            Self::Logs(request) => split::records(request),
+        }
+    }
+}
+
+/// A request and whose account its records are in.
+pub struct Delivery {
+    /// What is sent.
+    pub payload: Payload,
+    /// Whose records they are; `None` for points and for the receiver's own telemetry.
+    pub account: Option<Arc<Account>>,
+}
+
+impl Delivery {
+    /// Counts its records as given up at a stage.
+    pub fn dropped(&self, stage: ProbeDropStage) {
+        if let Some(account) = &self.account {
+            account.add_dropped(stage, self.payload.items());
+        }
+    }
+}

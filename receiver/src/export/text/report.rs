@@ -1,0 +1,163 @@
+//! The interval report: what changed per entity, as rates.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    io::{self, Write},
+};
+
+use jitterscope_semconv::attribute as key;
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::KeyValue,
+    metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point},
+    resource::v1::Resource,
+};
+
+use super::{entity_name, text_of, time_of_day};
+
+/// Series whose last value is remembered for rates. Beyond them rows are left out.
+const REMEMBERED: usize = 65_536;
+
+/// Rows gathered for the next report, and the values that rates are taken against.
+#[derive(Default)]
+pub(super) struct Report {
+    last: HashMap<String, Last>,
+    rows: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    unchanged: usize,
+    time: u64,
+    pending: bool,
+}
+
+struct Last {
+    value: f64,
+    time: u64,
+}
+
+impl Report {
+    pub(super) fn pending(&self) -> bool {
+        self.pending
+    }
+
+    pub(super) fn add(&mut self, request: &ExportMetricsServiceRequest) {
+        for resource in &request.resource_metrics {
+            if resource.resource.as_ref().is_none_or(is_receiver) {
+                continue;
+            }
+            let entity = entity_name(resource.resource.as_ref());
+            for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
+                self.metric(&entity, metric);
+            }
+        }
+    }
+
+    fn metric(&mut self, entity: &str, metric: &Metric) {
+        let (points, rates) = match &metric.data {
+            Some(Data::Sum(sum)) => (&sum.data_points, sum.is_monotonic),
+            Some(Data::Gauge(gauge)) => (&gauge.data_points, false),
+            _ => return,
+        };
+        for point in points {
+            self.pending = true;
+            self.time = self.time.max(point.time_unix_nano);
+            let labels = labels(&point.attributes);
+            let value = value(point);
+            let shown = if rates { self.rate(entity, metric, &labels, point.time_unix_nano, value) } else { Some(value) };
+            match shown.filter(|shown| *shown != 0.0) {
+                Some(shown) => self.row(entity, metric, &labels, &amount(shown, &metric.unit, rates)),
+                None => self.unchanged += 1,
+            }
+        }
+    }
+
+    /// Change per second since the last point; `None` for the first.
+    fn rate(&mut self, entity: &str, metric: &Metric, labels: &str, time: u64, value: f64) -> Option<f64> {
+        let full = self.last.len() >= REMEMBERED;
+        match self.last.entry(format!("{entity}\t{}\t{labels}", metric.name)) {
+            Entry::Vacant(_) if full => None,
+            Entry::Vacant(slot) => {
+                slot.insert(Last { value, time });
+                None
+            }
+            Entry::Occupied(mut slot) => {
+                let before = slot.insert(Last { value, time });
+                let seconds = time.saturating_sub(before.time) as f64 / 1e9;
+                (value >= before.value && seconds > 0.0).then(|| (value - before.value) / seconds)
+            }
+        }
+    }
+
+    fn row(&mut self, entity: &str, metric: &Metric, labels: &str, amount: &str) {
+        let name = metric.name.strip_prefix("jitterscope.").unwrap_or(&metric.name);
+        let cell = if labels.is_empty() { amount.to_owned() } else { format!("{labels} {amount}") };
+        self.rows.entry(entity.to_owned()).or_default().entry(name.to_owned()).or_default().push(cell);
+    }
+
+    /// Writes what was gathered and forgets it, and the series that were not seen for ten minutes.
+    pub(super) fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let (rows, unchanged) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.unchanged));
+        self.pending = false;
+        let oldest = self.time.saturating_sub(600_000_000_000);
+        self.last.retain(|_, last| last.time >= oldest);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "── {} ─ {unchanged} rows without change left out", time_of_day(self.time))?;
+        for (entity, metrics) in rows {
+            writeln!(out, "{entity}")?;
+            for (name, cells) in metrics {
+                writeln!(out, "  {name:<34} {}", cells.join("   "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The receiver's own telemetry is for Collectors; a person asks for it where it matters.
+fn is_receiver(resource: &Resource) -> bool {
+    resource.attributes.iter().any(|attribute| attribute.key == key::SERVICE_NAME.key)
+}
+
+fn labels(attributes: &[KeyValue]) -> String {
+    let values = attributes.iter().filter_map(|attribute| attribute.value.as_ref().map(text_of));
+    values.collect::<Vec<_>>().join(" ")
+}
+
+fn value(point: &NumberDataPoint) -> f64 {
+    match point.value {
+        Some(number_data_point::Value::AsInt(number)) => number as f64,
+        Some(number_data_point::Value::AsDouble(number)) => number,
+        None => 0.0,
+    }
+}
+
+/// An amount with its unit: bytes with a decimal prefix, everything else by its name in the registry.
+fn amount(value: f64, unit: &str, rate: bool) -> String {
+    let per = if rate { "/s" } else { "" };
+    match unit {
+        "By" => format!("{}B{per}", scaled(value)),
+        _ => format!("{}{per}", scaled(value).trim_end()),
+    }
+}
+
+fn scaled(value: f64) -> String {
+    let steps = [(1e9, "G"), (1e6, "M"), (1e3, "k")];
+    match steps.iter().find(|(step, _)| value.abs() >= *step) {
+        Some((step, prefix)) => format!("{:.1} {prefix}", value / step),
+        None if value.fract() == 0.0 => format!("{value:.0} "),
+        None => format!("{value:.1} "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_short_and_carry_their_unit() {
+        assert_eq!(amount(1_234_567.0, "By", true), "1.2 MB/s");
+        assert_eq!(amount(12.0, "By", true), "12 B/s");
+        assert_eq!(amount(1500.0, "{segment}", true), "1.5 k/s");
+        assert_eq!(amount(0.25, "{segment}", true), "0.2/s");
+        assert_eq!(amount(3.0, "{connection}", false), "3");
+    }
+}

@@ -1,0 +1,147 @@
+//! Liveness, readiness and the state of each component over HTTP, in the shape of the Collector's health check
+//! extension (version 2): `/livez`, `/readyz`, `/status`, `/status?verbose`.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Map, Value, json};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tracing::{debug, warn};
+
+use crate::{
+    account::{Accounts, State},
+    clock::Clock,
+    export::{DestinationAccount, Signal},
+};
+
+/// Connections served at a time: kubelet and a person or two. Further ones wait.
+const CONNECTIONS: usize = 16;
+/// How long a client may take to send its request.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Whose state is told.
+#[derive(Clone)]
+pub struct Health {
+    /// The probes.
+    pub accounts: Accounts,
+    /// The destinations.
+    pub destinations: Arc<ArcSwap<Vec<Arc<DestinationAccount>>>>,
+    /// When the receiver started, in nanoseconds since the epoch.
+    pub started: u64,
+}
+
+/// Binds the address.
+///
+/// # Errors
+/// The address is taken or not of this machine.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves until it is dropped.
+pub async fn serve(listener: TcpListener, health: Health) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let health = health.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        let answer = health.answer(&request);
+                        async move { Ok::<_, Infallible>(answer) }
+                    });
+                    let mut server = http1::Builder::new();
+                    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+                    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+                        debug!(%error, "health endpoint");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => warn!(%error, "health endpoint"),
+        }
+    }
+}
+
+impl Health {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key.starts_with("verbose")));
+        let (status, body) = match request.uri().path() {
+            "/livez" => (StatusCode::OK, json!({ "status": "ok" })),
+            "/readyz" => (StatusCode::OK, json!({ "status": "ok" })),
+            "/status" => (StatusCode::OK, self.status(verbose)),
+            _ => (StatusCode::NOT_FOUND, json!({ "error": "known paths: /livez /readyz /status /status?verbose" })),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        *response.status_mut() = status;
+        let json = http::HeaderValue::from_static("application/json");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+        response
+    }
+
+    fn status(&self, verbose: bool) -> Value {
+        let mut status = json!({
+            "healthy": true,
+            "status": "StatusOK",
+            "start_time": time(self.started),
+            "status_time": time(Clock::read().now()),
+        });
+        if verbose {
+            let probes = self.accounts.iter().map(|account| {
+                (account.definition.name.to_owned(), probe(&account.state.load()))
+            });
+            let destinations = self.destinations.load();
+            let exporters = destinations.iter().map(|account| (account.name.clone(), destination(account)));
+            status["components"] = json!({
+                "probes": { "components": probes.collect::<Map<_, _>>() },
+                "exporters": { "components": exporters.collect::<Map<_, _>>() },
+            });
+        }
+        status
+    }
+}
+
+fn probe(state: &State) -> Value {
+    let (healthy, status) = match state {
+        State::Running(_) => (true, "StatusOK"),
+        State::Disabled => (true, "StatusStopped"),
+        State::Skipped(_) => (true, "StatusStopped"),
+        State::Failed(_) => (false, "StatusRecoverableError"),
+    };
+    let mut value = json!({ "healthy": healthy, "status": status, "state": state.name().as_str() });
+    if let Some(reason) = state.reason() {
+        value["error"] = reason.into();
+    }
+    value
+}
+
+/// The account of a destination: delivered, queued, and what was given up by cause.
+fn destination(account: &DestinationAccount) -> Value {
+    let of = |signal: Signal| {
+        let get = |number: &crate::export::PerSignal| number.get(signal);
+        json!({
+            "delivered": get(&account.delivered),
+            "queued": get(&account.waiting),
+            "queue_full": get(&account.queue_full),
+            "rejected": get(&account.rejected),
+            "too_large": get(&account.too_large),
+            "retries": get(&account.retries),
+        })
+    };
+    let failing = account.failing();
+    let status = if failing { "StatusRecoverableError" } else { "StatusOK" };
+    json!({ "healthy": !failing, "status": status, "metrics": of(Signal::Metrics), "logs": of(Signal::Logs) })
+}
+
+fn time(unix_nano: u64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(unix_nano)).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}

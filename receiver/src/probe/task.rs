@@ -1,0 +1,287 @@
+//! The task of one eBPF probe, or of all counter probes together: collects at each tick, drains the ring when it is
+//! readable, takes commands in between. The end of its commands is its end, after a last collection.
+
+use std::{
+    os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use jitterscope_semconv::value::ProbeDropStage;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc::Receiver,
+    task::block_in_place,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::warn;
+
+use super::{CollectError, Probe};
+use crate::{
+    account::{Account, KernelAccount, State},
+    batch::{Batch, Logs, Occurrence, Series},
+    clock::Clock,
+    config::ProbeSettings,
+    export::{Delivery, OutboxHandle, Payload},
+    pods::{Entity, Origin, Pods},
+    round::{Parsers, Round},
+};
+
+/// Time between the first collection and the second, so that rates are there soon after the start.
+const SECOND_COLLECTION: Duration = Duration::from_secs(2);
+/// Records that come within this time of the first are read in one turn: one wake-up for a burst.
+const TURN: Duration = Duration::from_millis(10);
+/// Records of one turn at the ring; what is beyond waits for the next turn.
+const RECORDS_PER_TURN: usize = 4096;
+
+/// What a running task is told.
+pub enum Command {
+    /// One more probe.
+    Add(Box<Running>),
+    /// Settings of a probe that changed.
+    Reconfigure(&'static str, Box<ProbeSettings>),
+    /// A probe is switched off.
+    Remove(&'static str),
+    /// Collect now, whatever is due; tells when it is done.
+    Collect(tokio::sync::oneshot::Sender<()>),
+}
+
+/// A probe in a task.
+pub struct Running {
+    probe: Box<dyn Probe>,
+    account: Arc<Account>,
+    /// What its former runs had counted.
+    base: KernelAccount,
+    every: Duration,
+    next: Instant,
+    collections: u32,
+}
+
+impl Running {
+    /// A probe that was just opened.
+    pub fn new(probe: Box<dyn Probe>, account: Arc<Account>, settings: &ProbeSettings) -> Self {
+        let base = account.kernel_terms();
+        account.state.store(Arc::new(State::Running(probe.limitation())));
+        Self { probe, account, base, every: settings.interval, next: Instant::now(), collections: 0 }
+    }
+
+    fn name(&self) -> &'static str {
+        self.account.definition.name
+    }
+
+    /// When to collect next: soon after the first time, then at its interval without drifting.
+    fn schedule(&mut self, now: Instant) {
+        self.collections = self.collections.saturating_add(1);
+        self.next = match self.collections {
+            1 => now + self.every.min(SECOND_COLLECTION),
+            2 => now + self.every,
+            _ => (self.next + self.every).max(now + self.every / 2),
+        };
+    }
+
+    /// One collection; a panic in a probe is its own end, not the task's.
+    fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), Broken> {
+        let started = Instant::now();
+        let probe = &mut self.probe;
+        let collected = catch_unwind(AssertUnwindSafe(|| probe.collect(round, batch))).map_err(|_| Broken)?;
+        self.account.kernel(self.base, self.probe.account());
+        self.account.usage.store(Arc::new(self.probe.usage()));
+        self.account.collected(started.elapsed());
+        self.tell(collected);
+        Ok(())
+    }
+
+    fn tell(&self, collected: Result<(), CollectError>) {
+        let state = match collected {
+            Ok(()) => State::Running(self.probe.limitation()),
+            Err(error) => State::Failed(error.to_string()),
+        };
+        if **self.account.state.load() != state {
+            if let State::Failed(reason) = &state {
+                warn!(probe = self.name(), reason, "collection failed");
+            }
+            self.account.state.store(Arc::new(state));
+        }
+    }
+}
+
+/// A probe panicked.
+struct Broken;
+
+/// What a task works with besides its probes.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Who is who.
+    pub pods: Pods,
+    /// Where finished requests go.
+    pub outbox: OutboxHandle,
+}
+
+/// A task before it runs.
+pub struct Task {
+    probes: Vec<Running>,
+    ring: Option<AsyncFd<OwnedFd>>,
+    around: Surroundings,
+    commands: Receiver<Command>,
+    parsers: Parsers,
+    series: Series,
+}
+
+impl Task {
+    /// A task with its first probes.
+    ///
+    /// # Errors
+    /// A ring cannot be watched.
+    pub fn new(probes: Vec<Running>, around: Surroundings, commands: Receiver<Command>) -> std::io::Result<Self> {
+        // The probe keeps its ring; a second descriptor of it is enough to wait on.
+        let ring = probes.iter().find_map(|running| running.probe.events()).map(|fd| fd.try_clone_to_owned());
+        let ring = ring.transpose()?.map(|ring| AsyncFd::with_interest(ring, Interest::READABLE)).transpose()?;
+        Ok(Self { probes, ring, around, commands, parsers: Parsers::default(), series: Series::default() })
+    }
+
+    /// Runs until the commands end.
+    pub async fn run(mut self) {
+        loop {
+            let due = self.probes.iter().map(|running| running.next).min();
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.apply(command).await,
+                    None => break,
+                },
+                () = until(due) => self.collect(false).await,
+                () = readable(self.ring.as_ref()) => {
+                    sleep(TURN).await;
+                    self.drain().await;
+                }
+            }
+        }
+        self.drain().await;
+        self.collect(true).await;
+    }
+
+    async fn apply(&mut self, command: Command) {
+        match command {
+            Command::Add(running) => self.probes.push(*running),
+            Command::Remove(name) => self.probes.retain(|running| running.name() != name),
+            Command::Reconfigure(name, settings) => {
+                for running in self.probes.iter_mut().filter(|running| running.name() == name) {
+                    running.every = settings.interval;
+                    running.next = running.next.min(Instant::now() + running.every);
+                    let result = running.probe.reconfigure(&settings);
+                    running.tell(result);
+                }
+            }
+            Command::Collect(done) => {
+                self.drain().await;
+                self.collect(true).await;
+                // The asker may have stopped waiting.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// One round over the probes that are due, or all.
+    async fn collect(&mut self, all: bool) {
+        self.around.pods.refreshed().await;
+        let delivery = block_in_place(|| self.round(all));
+        if let Some(delivery) = delivery {
+            self.around.outbox.load().send(delivery);
+        }
+    }
+
+    fn round(&mut self, all: bool) -> Option<Delivery> {
+        let now = Instant::now();
+        let round = Round::new(self.around.pods.snapshot(), Clock::read(), &self.parsers);
+        let longest = self.probes.iter().map(|running| running.every).max()?;
+        self.series.keep(longest);
+        let mut batch = Batch::new(&mut self.series, round.now);
+        self.probes.retain_mut(|running| {
+            if !all && running.next > now {
+                return true;
+            }
+            running.schedule(now);
+            let intact = running.collect(&round, &mut batch).is_ok();
+            if !intact {
+                let reason = "it panicked; see the log".to_owned();
+                running.account.state.store(Arc::new(State::Failed(reason)));
+            }
+            intact
+        });
+        let request = batch.finish();
+        for running in &self.probes {
+            running.account.set_series(self.series.len());
+        }
+        Some(Delivery { payload: Payload::Metrics(request?), account: None })
+    }
+
+    /// Reads what is in the ring and sends it.
+    async fn drain(&mut self) {
+        let Some(running) = self.probes.first_mut() else { return };
+        let account = Arc::clone(&running.account);
+        loop {
+            let clock = Clock::read();
+            let occurrences = read(running, &clock);
+            if occurrences.is_empty() {
+                return;
+            }
+            let logs = attribute(&self.around.pods, &account, occurrences, clock.now()).await;
+            if logs.is_empty() {
+                continue;
+            }
+            let payload = Payload::Logs(logs.finish());
+            self.around.outbox.load().send(Delivery { payload, account: Some(Arc::clone(&account)) });
+        }
+    }
+}
+
+/// Events of one turn.
+fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
+    std::iter::from_fn(|| running.probe.next_event(clock)).take(RECORDS_PER_TURN).collect()
+}
+
+/// Gives each event its entity, and new entities a moment to get their names. Events of namespaces that the
+/// settings leave out are counted as that.
+async fn attribute(pods: &Pods, account: &Account, occurrences: Vec<Occurrence>, observed: u64) -> Logs {
+    let mut logs = Logs::default();
+    for occurrence in occurrences {
+        match named(pods, &occurrence.origin).await {
+            Some(entity) => logs.add(&entity, observed, occurrence),
+            None => account.add_dropped(ProbeDropStage::Excluded, 1),
+        }
+    }
+    logs
+}
+
+/// The entity of an origin; while the container runtime may still tell its name, that is waited for.
+async fn named(pods: &Pods, origin: &Origin) -> Option<Arc<Entity>> {
+    loop {
+        let entity = pods.attribute(origin).await?;
+        match entity.pending_until {
+            Some(until) if std::time::Instant::now() < until => pods.refreshed().await,
+            _ => return Some(entity),
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when the ring has records. Readiness is cleared at once: what comes later makes it ready again.
+async fn readable(ring: Option<&AsyncFd<OwnedFd>>) {
+    match ring {
+        Some(ring) => match ring.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(error) => {
+                warn!(%error, "the ring cannot be watched");
+                std::future::pending().await
+            }
+        },
+        None => std::future::pending().await,
+    }
+}

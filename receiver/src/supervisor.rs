@@ -1,0 +1,224 @@
+//! Which probes run: opens them, gives them their tasks, switches them when the settings change. A probe fails alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, block_in_place},
+};
+use tracing::{info, warn};
+
+use crate::{
+    account::{Account, Accounts, State},
+    config::{ProbeSettings, Settings},
+    probe::{
+        Definition, Opening, Probe, Skip, Source,
+        task::{Command, Running, Surroundings, Task},
+    },
+};
+
+/// Commands that wait for a task; they are rare, so this is only against a task that hangs.
+const COMMANDS: usize = 8;
+/// Time between two tries of probes that something passing kept from running.
+pub const RETRY: Duration = Duration::from_secs(60);
+
+/// The running probes.
+pub struct Supervisor {
+    accounts: Accounts,
+    around: Surroundings,
+    /// Every counter probe is in this one, so that each table is read once.
+    counters: Option<Handle>,
+    /// One for each probe with programs in the kernel.
+    tasks: BTreeMap<&'static str, Handle>,
+    running: BTreeMap<&'static str, ProbeSettings>,
+    /// Probes that something passing keeps from running.
+    temporary: BTreeSet<&'static str>,
+    btf: Option<PathBuf>,
+}
+
+/// A task and how to tell it something.
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+/// A probe that the user requires cannot run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("probe {name} is required and cannot run: {skip}")]
+pub struct Required {
+    /// Which.
+    pub name: &'static str,
+    /// Why.
+    pub skip: Skip,
+}
+
+impl Supervisor {
+    /// Nothing runs yet.
+    pub fn new(accounts: Accounts, around: Surroundings) -> Self {
+        Self {
+            accounts,
+            around,
+            counters: None,
+            tasks: BTreeMap::new(),
+            running: BTreeMap::new(),
+            temporary: BTreeSet::new(),
+            btf: None,
+        }
+    }
+
+    /// Makes what runs equal to the settings. Probes whose settings did not change go on undisturbed.
+    ///
+    /// # Errors
+    /// Every required probe that cannot run; the others run all the same.
+    pub async fn apply(&mut self, settings: &Settings) -> Result<(), Vec<Required>> {
+        self.btf.clone_from(&settings.kernel.btf);
+        let mut required = Vec::new();
+        for account in self.accounts.clone().iter() {
+            let Some(wanted) = settings.probes.get(account.definition.name) else { continue };
+            if let Err(skip) = self.apply_one(account, wanted).await
+                && wanted.required
+            {
+                required.push(Required { name: account.definition.name, skip });
+            }
+        }
+        if required.is_empty() { Ok(()) } else { Err(required) }
+    }
+
+    async fn apply_one(&mut self, account: &Arc<Account>, wanted: &ProbeSettings) -> Result<(), Skip> {
+        let definition = account.definition;
+        match (self.running.get(definition.name), wanted.enabled) {
+            (Some(current), true) if current == wanted => Ok(()),
+            (Some(_), true) => {
+                self.tell(definition, Command::Reconfigure(definition.name, Box::new(wanted.clone()))).await;
+                self.running.insert(definition.name, wanted.clone());
+                Ok(())
+            }
+            (Some(_), false) => {
+                self.stop(definition).await;
+                account.state.store(Arc::new(State::Disabled));
+                Ok(())
+            }
+            (None, true) => self.start(account, wanted).await,
+            (None, false) => {
+                account.state.store(Arc::new(State::Disabled));
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(&mut self, account: &Arc<Account>, wanted: &ProbeSettings) -> Result<(), Skip> {
+        match open(account.definition, wanted, self.btf.as_deref()) {
+            Ok(probe) => {
+                let running = Running::new(probe, Arc::clone(account), wanted);
+                self.place(account.definition, running).await?;
+                info!(probe = account.definition.name, "running");
+                self.running.insert(account.definition.name, wanted.clone());
+                Ok(())
+            }
+            Err(skip) => {
+                let state = State::Skipped(skip.to_string());
+                if **account.state.load() != state {
+                    warn!(probe = account.definition.name, reason = %skip, "skipped");
+                }
+                account.state.store(Arc::new(state));
+                if matches!(skip, Skip::Temporary(_)) {
+                    self.temporary.insert(account.definition.name);
+                }
+                Err(skip)
+            }
+        }
+    }
+
+    /// Gives a probe its task: the counters' common one, or one of its own.
+    async fn place(&mut self, definition: &'static Definition, running: Running) -> Result<(), Skip> {
+        if definition.source == Source::Ebpf {
+            let handle = self.spawn(running)?;
+            self.tasks.insert(definition.name, handle);
+        } else if let Some(counters) = &self.counters {
+            send(&counters.commands, Command::Add(Box::new(running))).await;
+        } else {
+            self.counters = Some(self.spawn(running)?);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, running: Running) -> Result<Handle, Skip> {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let task = Task::new(vec![running], self.around.clone(), receiver)
+            .map_err(|error| Skip::Temporary(format!("its ring cannot be watched: {error}")))?;
+        Ok(Handle { commands, task: tokio::spawn(task.run()) })
+    }
+
+    fn handle(&self, definition: &Definition) -> Option<&Handle> {
+        if definition.source == Source::Ebpf { self.tasks.get(definition.name) } else { self.counters.as_ref() }
+    }
+
+    async fn tell(&self, definition: &Definition, command: Command) {
+        if let Some(handle) = self.handle(definition) {
+            send(&handle.commands, command).await;
+        }
+    }
+
+    async fn stop(&mut self, definition: &'static Definition) {
+        self.running.remove(definition.name);
+        if let Some(handle) = self.tasks.remove(definition.name) {
+            handle.end().await;
+        } else {
+            self.tell(definition, Command::Remove(definition.name)).await;
+        }
+        info!(probe = definition.name, "stopped");
+    }
+
+    /// Tries again what something passing kept from running.
+    pub async fn retry(&mut self, settings: &Settings) {
+        for name in std::mem::take(&mut self.temporary) {
+            let account = self.accounts.iter().find(|account| account.definition.name == name).cloned();
+            if let (Some(account), Some(wanted)) = (account, settings.probes.get(name)) {
+                // What cannot run is logged and in its account; nothing more is to be done about it here.
+                let _ = self.apply_one(&account, wanted).await;
+            }
+        }
+    }
+
+    /// One collection of everything, now.
+    pub async fn collect(&self) {
+        for handle in self.counters.iter().chain(self.tasks.values()) {
+            let (done, finished) = oneshot::channel();
+            send(&handle.commands, Command::Collect(done)).await;
+            // A task that broke has nothing to collect.
+            let _ = finished.await;
+        }
+    }
+
+    /// Ends every probe after a last collection; programs are detached when this returns.
+    pub async fn shutdown(self) {
+        for handle in self.counters.into_iter().chain(self.tasks.into_values()) {
+            handle.end().await;
+        }
+    }
+}
+
+impl Handle {
+    async fn end(self) {
+        drop(self.commands);
+        if let Err(error) = self.task.await {
+            warn!(%error, "a probe's task broke");
+        }
+    }
+}
+
+async fn send(commands: &mpsc::Sender<Command>, command: Command) {
+    if commands.send(command).await.is_err() {
+        warn!("a probe's task is gone");
+    }
+}
+
+/// Opens a probe; loading programs takes some time, which other tasks on this thread must not wait for.
+fn open(definition: &Definition, settings: &ProbeSettings, btf: Option<&std::path::Path>) -> Result<Box<dyn Probe>, Skip> {
+    block_in_place(|| (definition.open)(&Opening { settings, btf }))
+}

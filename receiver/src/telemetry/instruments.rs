@@ -1,0 +1,243 @@
+//! The instruments that are read at each collection: one row each, metric and where its figures come from.
+
+use std::sync::Arc;
+
+use jitterscope_semconv::{
+    Attribute, Metric, attribute as key, metric,
+    value::{CpuMode, EntityKind as KindName, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
+};
+use opentelemetry::{
+    KeyValue, Value,
+    metrics::{AsyncInstrument, Meter},
+};
+
+use super::{Observed, process};
+use crate::{
+    account::Account,
+    batch::SERIES_LIMIT,
+    export::{DestinationAccount, Signal},
+    pods::{self, EntityKind},
+};
+
+type U64<'a> = &'a dyn AsyncInstrument<u64>;
+type I64<'a> = &'a dyn AsyncInstrument<i64>;
+type F64<'a> = &'a dyn AsyncInstrument<f64>;
+
+/// Registers all of them.
+pub(super) fn register(meter: &Meter, observed: &Observed) {
+    probe_accounts(meter, observed);
+    probe_programs(meter, observed);
+    probe_maps(meter, observed);
+    entities(meter, observed);
+    queues(meter, observed);
+    outcomes(meter, observed);
+    process_cost(meter);
+}
+
+fn of(attribute: &Attribute, value: impl Into<Value>) -> KeyValue {
+    KeyValue::new(attribute.key, value)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn counter(meter: &Meter, metric: &'static Metric, read: impl Fn(U64<'_>) + Send + Sync + 'static) {
+    let builder = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    builder.with_callback(move |instrument| read(instrument)).build();
+}
+
+fn seconds(meter: &Meter, metric: &'static Metric, read: impl Fn(F64<'_>) + Send + Sync + 'static) {
+    let builder = meter.f64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    builder.with_callback(move |instrument| read(instrument)).build();
+}
+
+fn amount(meter: &Meter, metric: &'static Metric, read: impl Fn(I64<'_>) + Send + Sync + 'static) {
+    let builder =
+        meter.i64_observable_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    builder.with_callback(move |instrument| read(instrument)).build();
+}
+
+/// Calls `read` for each probe with its account and its name as an attribute.
+fn each_probe<I: ?Sized>(
+    observed: &Observed,
+    read: impl Fn(&I, &Account, KeyValue) + Send + Sync + 'static,
+) -> impl Fn(&I) + Send + Sync + 'static {
+    let accounts = Arc::clone(&observed.accounts);
+    move |instrument| {
+        for account in accounts.iter() {
+            read(instrument, account, of(&key::PROBE_NAME, account.definition.name));
+        }
+    }
+}
+
+fn probe_accounts(meter: &Meter, observed: &Observed) {
+    let states = each_probe(observed, |to: I64<'_>, account, probe| {
+        let now = account.state.load().name();
+        for state in ProbeState::ALL {
+            to.observe(i64::from(*state == now), &[probe.clone(), of(&key::PROBE_STATE, state.as_str())]);
+        }
+    });
+    amount(meter, &metric::PROBE_STATE, move |to| states(&to));
+    let kernel = |metric, term: fn(&Account) -> u64| {
+        let read = each_probe(observed, move |to: U64<'_>, account, probe| has_events(account, || to.observe(term(account), &[probe])));
+        counter(meter, metric, move |to| read(&to));
+    };
+    kernel(&metric::PROBE_EVENTS_SEEN, |account| account.kernel_terms().seen);
+    kernel(&metric::PROBE_EVENTS_SUPPRESSED, |account| account.kernel_terms().suppressed);
+    kernel(&metric::PROBE_EVENTS_LOST, |account| account.kernel_terms().lost);
+    kernel(&metric::PROBE_EVENTS_EXPORTED, Account::exported);
+    let dropped = each_probe(observed, |to: U64<'_>, account, probe| {
+        has_events(account, || {
+            for stage in ProbeDropStage::ALL {
+                to.observe(account.dropped(*stage), &[probe.clone(), of(&key::PROBE_DROP_STAGE, stage.as_str())]);
+            }
+        });
+    });
+    counter(meter, &metric::PROBE_EVENTS_DROPPED, move |to| dropped(&to));
+    let series = each_probe(observed, |to: I64<'_>, account, probe| to.observe(account.series(), &[probe]));
+    amount(meter, &metric::PROBE_SERIES_COUNT, move |to| series(&to));
+    let limit = each_probe(observed, |to: I64<'_>, _, probe| to.observe(SERIES_LIMIT as i64, &[probe]));
+    amount(meter, &metric::PROBE_SERIES_LIMIT, move |to| limit(&to));
+}
+
+fn has_events(account: &Account, observe: impl FnOnce()) {
+    if !account.definition.events.is_empty() {
+        observe();
+    }
+}
+
+fn probe_programs(meter: &Meter, observed: &Observed) {
+    let runs = |metric, figure: fn(&jitterscope_ebpf::ProgramStats) -> u64| {
+        let read = each_probe(observed, move |to: U64<'_>, account, probe| {
+            for program in &account.usage.load().programs {
+                to.observe(figure(program), &[probe.clone(), of(&key::PROBE_PROGRAM, program.name.clone())]);
+            }
+        });
+        counter(meter, metric, move |to| read(&to));
+    };
+    runs(&metric::PROBE_PROGRAM_RUNS, |program| program.runs);
+    runs(&metric::PROBE_PROGRAM_RECURSION_MISSES, |program| program.recursion_misses);
+    let time = each_probe(observed, |to: F64<'_>, account, probe| {
+        for program in &account.usage.load().programs {
+            let attributes = [probe.clone(), of(&key::PROBE_PROGRAM, program.name.clone())];
+            to.observe(program.time as f64 / 1e9, &attributes);
+        }
+    });
+    seconds(meter, &metric::PROBE_PROGRAM_TIME, move |to| time(&to));
+}
+
+fn probe_maps(meter: &Meter, observed: &Observed) {
+    let maps = |metric, figure: fn(&jitterscope_ebpf::MapUsage) -> Option<u64>| {
+        let read = each_probe(observed, move |to: I64<'_>, account, probe| {
+            for map in &account.usage.load().maps {
+                if let Some(value) = figure(map) {
+                    to.observe(signed(value), &[probe.clone(), of(&key::PROBE_MAP, map.name.clone())]);
+                }
+            }
+        });
+        amount(meter, metric, move |to| read(&to));
+    };
+    maps(&metric::PROBE_MAP_ENTRIES, |map| map.entries);
+    maps(&metric::PROBE_MAP_LIMIT, |map| Some(map.limit.into()));
+    maps(&metric::PROBE_MAP_MEMORY, |map| Some(map.memory));
+}
+
+fn entities(meter: &Meter, observed: &Observed) {
+    let pods = observed.pods.clone();
+    amount(meter, &metric::ENTITY_COUNT, move |to| {
+        let snapshot = pods.snapshot();
+        let kinds = [
+            (KindName::Node, EntityKind::Node),
+            (KindName::Pod, EntityKind::Pod),
+            (KindName::Container, EntityKind::Container),
+            (KindName::Netns, EntityKind::Netns),
+        ];
+        for (name, kind) in kinds {
+            to.observe(signed(snapshot.counts().of(kind) as u64), &[of(&key::ENTITY_KIND, name.as_str())]);
+        }
+    });
+    amount(meter, &metric::ENTITY_LIMIT, |to| to.observe(pods::MAX_ENTITIES as i64, &[]));
+}
+
+/// Calls `read` for each destination and signal with attributes that name both.
+fn each_destination<I: ?Sized>(
+    observed: &Observed,
+    read: impl Fn(&I, &DestinationAccount, Signal, [KeyValue; 2]) + Send + Sync + 'static,
+) -> impl Fn(&I) + Send + Sync + 'static {
+    let destinations = Arc::clone(&observed.destinations);
+    move |instrument| {
+        for account in destinations.load().iter() {
+            for signal in [Signal::Metrics, Signal::Logs] {
+                let name = of(&key::EXPORTER_DESTINATION, account.name.clone());
+                read(instrument, account, signal, [of(&key::SIGNAL, signal.name()), name]);
+            }
+        }
+    }
+}
+
+fn queues(meter: &Meter, observed: &Observed) {
+    let size = each_destination(observed, |to: I64<'_>, account, signal, attributes| {
+        to.observe(signed(account.queued.get(signal)), &attributes);
+    });
+    amount(meter, &metric::EXPORTER_QUEUE_SIZE, move |to| size(&to));
+    let length = each_destination(observed, |to: I64<'_>, account, signal, attributes| {
+        to.observe(signed(account.waiting.get(signal)), &attributes);
+    });
+    amount(meter, &metric::EXPORTER_QUEUE_LENGTH, move |to| length(&to));
+    let capacity = each_destination(observed, |to: I64<'_>, account, _, attributes| {
+        to.observe(signed(account.capacity), &attributes);
+    });
+    amount(meter, &metric::EXPORTER_QUEUE_CAPACITY, move |to| capacity(&to));
+    let retries = each_destination(observed, |to: U64<'_>, account, signal, attributes| {
+        to.observe(account.retries.get(signal), &attributes);
+    });
+    counter(meter, &metric::EXPORTER_RETRIES, move |to| retries(&to));
+}
+
+fn outcomes(meter: &Meter, observed: &Observed) {
+    let drops = each_destination(observed, |to: U64<'_>, account, signal, [of_signal, name]| {
+        let causes = [
+            (ExporterDropCause::QueueFull, &account.queue_full),
+            (ExporterDropCause::Rejected, &account.rejected),
+            (ExporterDropCause::Shutdown, &account.shutdown),
+            (ExporterDropCause::TooLarge, &account.too_large),
+        ];
+        for (cause, items) in causes {
+            let cause = of(&key::EXPORTER_DROP_CAUSE, cause.as_str());
+            to.observe(items.get(signal), &[of_signal.clone(), name.clone(), cause]);
+        }
+    });
+    counter(meter, &metric::EXPORTER_DROPS, move |to| drops(&to));
+    for (metric, signal, component) in [
+        (
+            &metric::OTEL_SDK_EXPORTER_METRIC_DATA_POINT_EXPORTED,
+            Signal::Metrics,
+            OtelComponentType::OtlpGrpcMetricExporter,
+        ),
+        (&metric::OTEL_SDK_EXPORTER_LOG_EXPORTED, Signal::Logs, OtelComponentType::OtlpGrpcLogExporter),
+    ] {
+        let exported = each_destination(observed, move |to: U64<'_>, account, of, [_, name]| {
+            if of == signal {
+                let name = KeyValue::new(key::OTEL_COMPONENT_NAME.key, name.value);
+                let component = KeyValue::new(key::OTEL_COMPONENT_TYPE.key, component.as_str());
+                to.observe(account.delivered.get(signal), &[component, name]);
+            }
+        });
+        counter(meter, metric, move |to| exported(&to));
+    }
+}
+
+fn process_cost(meter: &Meter) {
+    seconds(meter, &metric::PROCESS_CPU_TIME, |to| {
+        if let Some((user, system)) = process::cpu_seconds() {
+            to.observe(user, &[of(&key::CPU_MODE, CpuMode::User.as_str())]);
+            to.observe(system, &[of(&key::CPU_MODE, CpuMode::System.as_str())]);
+        }
+    });
+    amount(meter, &metric::PROCESS_MEMORY_USAGE, |to| {
+        if let Some(bytes) = process::resident_bytes() {
+            to.observe(signed(bytes), &[]);
+        }
+    });
+}
