@@ -11,6 +11,7 @@ mod reader;
 mod settings;
 mod sources;
 mod units;
+mod watch;
 
 pub use export::{Compression, Destination, Endpoint, Export, Tls};
 pub use file::Pem;
@@ -22,6 +23,7 @@ pub use problem::{ConfigError, Problem};
 pub use settings::{Cri, Entities, EventsText, Kernel, Log, LogFormat, Settings};
 pub use sources::Sources;
 pub use units::{duration, show_duration, show_size, size};
+pub use watch::{Change, Watch};
 
 use crate::probe::Definition;
 use reader::{Key, Reader, Report, Unknown};

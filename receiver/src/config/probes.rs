@@ -76,7 +76,7 @@ pub(super) fn read(
 }
 
 fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: Duration) -> ProbeSettings {
-    let enabled = r.optional_switch("enabled", String::new(), "whether it runs; unset: as the profile says");
+    let enabled = r.optional_switch("enabled", "whether it runs; unset: as the profile says");
     let required = r.switch("required", false, "exit code 69 when it cannot run; includes enabled");
     if required && enabled == Some(false) {
         r.problem("required", Some("true".into()), "contradicts enabled = false");

@@ -142,7 +142,7 @@ fn entities(r: &mut Reader<'_>) -> Entities {
     let allowed = "auto | off | unix:///PATH";
     let help = "socket of the container runtime, for pods' names; auto: the usual ones";
     Entities {
-        cri: r.scalar("cri", "auto".into(), allowed.into(), help, cri).unwrap_or(Cri::Auto),
+        cri: r.scalar("cri", "auto", allowed, help, cri).unwrap_or(Cri::Auto),
         netns: r.switch("netns", true, "network namespaces outside of containers are entities too"),
     }
 }
@@ -171,7 +171,7 @@ fn health(r: &mut Reader<'_>) -> Option<SocketAddr> {
         "" | "off" => Some(None),
         address => address.parse().ok().map(Some),
     };
-    r.scalar("endpoint", default.to_string(), allowed.into(), help, parse).unwrap_or(Some(default))
+    r.scalar("endpoint", &default.to_string(), allowed, help, parse).unwrap_or(Some(default))
 }
 
 fn log(r: &mut Reader<'_>) -> Log {

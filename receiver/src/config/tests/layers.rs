@@ -1,0 +1,125 @@
+//! Which layer wins, and what each accepts.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn later_layers_win_over_earlier_ones() {
+    let (_file, mut sources) = yaml("interval: 20s");
+    sources.environment = pairs(&[("OTEL_METRIC_EXPORT_INTERVAL", "10000")]);
+    assert_eq!(sources.load(TWO).unwrap().interval, Duration::from_secs(20));
+    sources.environment.extend(pairs(&[("JITTERSCOPE__INTERVAL", "30s")]));
+    assert_eq!(sources.load(TWO).unwrap().interval, Duration::from_secs(30));
+    sources.set = pairs(&[("interval", "40s"), ("interval", "50s")]);
+    assert_eq!(sources.load(TWO).unwrap().interval, Duration::from_secs(50));
+    sources = environment(&[("OTEL_METRIC_EXPORT_INTERVAL", "10000")]);
+    assert_eq!(sources.load(TWO).unwrap().interval, Duration::from_secs(10));
+}
+
+#[test]
+fn a_key_without_value_leaves_what_an_earlier_layer_said() {
+    let (_file, mut sources) = yaml("interval:\nprobes:\n");
+    sources.environment = pairs(&[("OTEL_METRIC_EXPORT_INTERVAL", "10000")]);
+    assert_eq!(sources.load(TWO).unwrap().interval, Duration::from_secs(10));
+}
+
+#[test]
+fn layers_are_merged_key_by_key_and_lists_are_replaced() {
+    let (_file, mut sources) = yaml(
+        "probes: {packetloss: {stack: true, events: {rate: 5}}, netdev: {exclude_interfaces: [a, b]}}\nexport: {otlp: [{endpoint: 'http://a:1'}, {endpoint: 'http://b:2'}]}",
+    );
+    sources.environment = pairs(&[("JITTERSCOPE__PROBES__PACKETLOSS__EVENTS__BURST", "7")]);
+    sources.set = pairs(&[
+        ("probes.netdev.exclude_interfaces", "[c]"),
+        ("export.otlp", "[{endpoint: 'unix:///c', headers: {a: b}}]"),
+    ]);
+    let settings = sources.load(TWO).unwrap();
+    let packetloss = &settings.probes["packetloss"];
+    assert_eq!((packetloss.stack, packetloss.events), (true, Some(EventLimit { rate: 5, burst: 7 })));
+    assert_eq!(settings.probes["netdev"].exclude_interfaces.len(), 1);
+    assert_eq!(endpoints(&settings), ["unix:///c"]);
+}
+
+#[test]
+fn the_standard_endpoint_is_the_only_destination_until_the_file_names_some() {
+    let standard = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+    ];
+    let settings = environment(&standard).load(TWO).unwrap();
+    let [only] = &settings.export.otlp[..] else { panic!("{settings:?}") };
+    assert_eq!(only.headers["api-key"], "a b");
+    assert_eq!((only.compression, only.timeout), (Compression::None, Duration::from_millis(2500)));
+    assert!(!settings.prints_events());
+
+    for (file, expected) in
+        [("otlp: [{endpoint: 'http://file:1'}]", "http://file:1/"), ("otlp: []", "http://otel:4317/")]
+    {
+        let (_file, mut sources) = yaml(&format!("export: {{{file}}}"));
+        sources.environment = pairs(&standard);
+        assert_eq!(endpoints(&sources.load(TWO).unwrap()), [expected]);
+    }
+}
+
+#[test]
+fn the_flag_for_the_endpoint_replaces_all_destinations_and_keeps_standard_headers() {
+    let (_file, mut sources) = yaml("export: {otlp: [{endpoint: 'http://a:1'}, {endpoint: 'http://b:2'}]}");
+    sources.environment = pairs(&[("OTEL_EXPORTER_OTLP_HEADERS", "key=value")]);
+    sources.endpoint = Some("http://[::1]:4317".into());
+    let settings = sources.load(TWO).unwrap();
+    assert_eq!(endpoints(&settings), ["http://[::1]:4317/"]);
+    assert_eq!(settings.export.otlp[0].headers["key"], "value");
+}
+
+#[test]
+fn the_standard_resource_is_read() {
+    let settings = environment(&[
+        ("OTEL_SERVICE_NAME", "node-net"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "k8s.cluster.name=a%2Cb,deployment.environment.name=test"),
+    ]);
+    let resource = settings.load(TWO).unwrap().resource;
+    assert_eq!(resource.service_name.as_deref(), Some("node-net"));
+    assert_eq!(resource.attributes["k8s.cluster.name"], "a,b");
+}
+
+#[test]
+fn empty_standard_variables_count_as_not_set() {
+    let all = ["ENDPOINT", "PROTOCOL", "HEADERS", "COMPRESSION", "TIMEOUT", "CERTIFICATE"];
+    let mut sources = environment(&[("OTEL_METRIC_EXPORT_INTERVAL", ""), ("OTEL_RESOURCE_ATTRIBUTES", "")]);
+    sources.environment.extend(all.map(|name| (format!("OTEL_EXPORTER_OTLP_{name}"), String::new())));
+    assert_eq!(sources.load(TWO), Ok(defaults()));
+}
+
+#[test]
+fn values_of_flags_and_variables_need_no_quotes_for_addresses() {
+    for (text, expected) in [
+        ("[::1]:13134", Some("[::1]:13134")),
+        ("0.0.0.0:1", Some("0.0.0.0:1")),
+        ("off", None),
+        ("", None),
+        ("'off'", None),
+    ] {
+        let settings = set(&[("health.endpoint", text)]).load(TWO).unwrap();
+        assert_eq!(settings.health, expected.map(|address| address.parse().unwrap()), "{text}");
+    }
+}
+
+#[test]
+fn variables_of_others_are_passed_over() {
+    let variables =
+        [("PATH", "/bin"), ("JITTERSCOPE_PORT", "tcp://10.0.0.1:80"), ("JITTERSCOPE__INTERVAL", "3s")];
+    let sources =
+        Sources::default().with_environment(variables.map(|(a, b)| (a.into(), b.into())).into_iter());
+    assert_eq!(sources.environment, pairs(&[("JITTERSCOPE__INTERVAL", "3s")]));
+    assert_eq!(sources.load(TWO).unwrap().interval, Duration::from_secs(3));
+}
+
+#[test]
+fn an_empty_file_and_one_of_comments_are_the_defaults() {
+    for text in ["", "\n", "# nothing\n  # at all\n", "---\n", "{}"] {
+        assert_eq!(load_yaml(text), Ok(defaults()), "{text:?}");
+    }
+}
