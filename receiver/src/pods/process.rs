@@ -47,11 +47,13 @@ impl Processes {
         Ok(census)
     }
 
-    /// Inode of the host's network namespace: that of process 1. Without the host's pid namespace this is our own pod's.
-    pub(super) fn host_netns(&self) -> Option<u32> {
-        ["1", "self"].iter().find_map(|process| {
-            let link = std::fs::read_link(self.root.join(process).join("ns/net")).ok()?;
-            inode(link.as_os_str().as_encoded_bytes())
+    /// A process in the host's network namespace, and that one's inode: process 1, which never leaves it. Without the
+    /// host's pid namespace that is the first process of our own pod. Where process 1 is protected from us, our own
+    /// namespace is taken for the host's.
+    pub(super) fn host(&self) -> Option<(u32, u32)> {
+        [1, std::process::id()].iter().find_map(|pid| {
+            let link = std::fs::read_link(self.file(*pid, "ns/net")).ok()?;
+            Some((*pid, inode(link.as_os_str().as_encoded_bytes())?))
         })
     }
 

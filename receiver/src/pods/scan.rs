@@ -231,10 +231,9 @@ fn namespace(instance: &Instance, entity: Arc<Entity>) -> Option<Namespace> {
     })
 }
 
-/// The host's namespace: that of process 1, which never leaves it. Where that is hidden, our own is taken for it.
+/// The host's namespace, see [`Processes::host`].
 fn host(processes: &Processes, node: &Arc<Entity>) -> Namespace {
-    let inode = processes.host_netns().unwrap_or_default();
-    let pid = if processes.start_ticks(1).is_some() { 1 } else { std::process::id() };
+    let (pid, inode) = processes.host().unwrap_or((1, 0));
     let cookie = cookie::look_up(vec![(processes.file(pid, "ns/net"), inode)]);
     Namespace {
         id: Netns { inode, cookie: cookie.first().copied().unwrap_or_default() },
