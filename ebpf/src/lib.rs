@@ -1,1 +1,26 @@
-//! The CO-RE eBPF programs of jitterscope and what loads them.
+//! The CO-RE eBPF programs of jitterscope, one C file per probe in `src/bpf`, and what loads and reads them.
+//!
+//! [`Object`] is a compiled C file. [`Object::load`] attaches its programs in the best form that the running
+//! [`Kernel`] accepts; the [`Loaded`] object gives typed access to maps and ring, and detaches on drop.
+
+#![expect(unsafe_code, reason = "bpf(2) and a few other system calls have no safe wrapper; all are in `sys`")]
+
+pub mod abi;
+pub mod btf;
+mod hook;
+mod kernel;
+mod load;
+pub mod packetloss;
+mod ring;
+mod stats;
+mod symbols;
+mod sys;
+mod table;
+
+pub use hook::Form;
+pub use kernel::{Kernel, KernelError, host_netns};
+pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Missing, Object};
+pub use ring::Ring;
+pub use stats::{MapUsage, ProgramStats, RunTimeStats};
+pub use symbols::{FunctionRange, Symbols, function_ranges};
+pub use table::{Merge, PerCpuTable, Table, TableError};

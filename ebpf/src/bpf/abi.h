@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Every structure that crosses a map or a ring. Fixed-width fields, no implicit padding: the Rust side is
+ * generated from this file with zerocopy derives, which refuse a hole.
+ */
+#ifndef JITTERSCOPE_ABI_H
+#define JITTERSCOPE_ABI_H
+
+#include "types.h"
+
+#define STACK_DEPTH	24
+#define INTERFACE_NAME	16
+#define HARMLESS_RANGES 128
+
+/* From the charged entity's point of view. */
+enum direction {
+	DIRECTION_TRANSMIT = 1,
+	DIRECTION_RECEIVE = 2,
+};
+
+/* Which hook saw the drop: it says how to read `reason`. */
+enum drop_source {
+	DROP_SOURCE_KFREE_SKB = 0,	 /* reason is the running kernel's skb_drop_reason */
+	DROP_SOURCE_LISTEN_OVERFLOW = 1, /* a SYN refused by a full accept queue; reason is 0 */
+};
+
+enum neighbour_kind {
+	NEIGHBOUR_MAC = 1,
+	NEIGHBOUR_IPV4 = 4,
+	NEIGHBOUR_IPV6 = 6,
+};
+
+/* What a probe did with everything that it saw: seen = submitted + suppressed + lost. */
+struct account {
+	u64 seen;	/* anomalies counted */
+	u64 submitted;	/* event records handed to the ring */
+	u64 suppressed; /* events withheld by the rate limiter */
+	u64 lost;	/* events for which the ring had no room */
+	u64 overflow;	/* anomalies that found no room in the counter map */
+	u64 ignored;	/* calls of the hook that were classified as no anomaly */
+};
+
+/* One entry; user space may rewrite it while the probe runs. */
+struct settings {
+	u32 rate;  /* events a second and entity; 0: none after the burst */
+	u32 burst; /* events an entity may have at once */
+	u32 stack; /* 1: record kernel stacks */
+	u32 reserved;
+};
+
+/* Whose events are limited together: a network namespace, else a cgroup, else (all zero) the node. */
+struct limiter_key {
+	u64 netns_cookie;
+	u64 cgroup;
+	u32 netns;
+	u32 reserved;
+};
+
+struct limiter {
+	u64 since;     /* CLOCK_BOOTTIME ns of the first event */
+	u64 admitted;  /* events let through since then */
+	u64 forfeited; /* tokens that no event took in time */
+};
+
+/* An address of a container's interface, in network order, left-aligned and zero-filled. */
+struct neighbour_key {
+	u8 address[16];
+	u32 kind; /* enum neighbour_kind */
+};
+
+struct neighbour {
+	u64 netns_cookie;
+	u32 netns;
+	u32 reserved;
+};
+
+/* What dropped packets are counted by. Zero means unknown throughout. */
+struct drop_key {
+	u64 netns_cookie; /* of the namespace charged; never reused while the machine is up */
+	u64 cgroup;	  /* v2 id of the packet's socket */
+	u64 location;	  /* return address in the freeing function, only where the reason says nothing */
+	u32 netns;	  /* inode of the namespace charged */
+	u32 reason;	  /* skb_drop_reason */
+	u32 source;	  /* enum drop_source */
+	u8 family;	  /* 4, 6, or 0 for anything but IP */
+	u8 protocol;	  /* IP protocol number */
+	u8 direction;	  /* enum direction */
+	u8 host;	  /* 1: dropped in the host's namespace on behalf of the one charged */
+};
+
+struct drop_event {
+	u64 time; /* CLOCK_BOOTTIME, ns */
+	u64 location;
+	u64 netns_cookie;
+	u64 cgroup;
+	u64 socket_cookie;
+	u32 netns;
+	u32 reason;
+	u32 source; /* enum drop_source */
+	u32 ifindex;
+	u32 length; /* bytes from the network header on, as the kernel holds them */
+	u32 frames; /* entries of stack in use */
+	u8 family;
+	u8 protocol;
+	u8 direction;
+	u8 host;
+	u8 tcp_flags;
+	u8 reserved[3];
+	u16 source_port; /* host order */
+	u16 destination_port;
+	u32 happened_in;       /* inode of the network namespace in which the packet was freed */
+	u8 source_address[16]; /* network order; IPv4 in the first four bytes */
+	u8 destination_address[16];
+	u8 interface[INTERFACE_NAME]; /* NUL-terminated */
+	u64 stack[STACK_DEPTH];
+};
+
+/* A kernel function's address range, end exclusive. */
+struct range {
+	u64 start;
+	u64 end;
+};
+
+#endif

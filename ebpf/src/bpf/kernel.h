@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The kernel's types, trimmed to the fields that are read. Offsets are relocated to the running kernel's
+ * (CO-RE), so neither order nor completeness matter. A name with three underscores is an older layout.
+ */
+#ifndef JITTERSCOPE_KERNEL_H
+#define JITTERSCOPE_KERNEL_H
+
+/* Makes libbpf's bpf_tracing.h take registers from the types below. */
+#define __VMLINUX_H__
+
+#include "types.h"
+
+typedef u8 __u8;
+typedef u16 __u16;
+typedef u32 __u32;
+typedef s32 __s32;
+typedef u64 __u64;
+typedef s64 __s64;
+typedef u16 __be16;
+typedef u32 __be32;
+typedef u32 __wsum;
+
+/* include/uapi/linux/bpf.h */
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+#define BPF_ANY	    0
+#define BPF_NOEXIST 1
+
+/* include/linux/socket.h, include/net/tcp_states.h, include/uapi/linux/{if_ether,in}.h */
+#define AF_INET		 2
+#define AF_INET6	 10
+#define AF_PACKET	 17
+#define TCP_TIME_WAIT	 6
+#define TCP_NEW_SYN_RECV 12
+#define ETH_P_IP	 0x0800
+#define ETH_P_IPV6	 0x86DD
+#define IPPROTO_TCP	 6
+#define IPPROTO_UDP	 17
+#define HEADER_UNSET	 0xffff
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long di, si, dx, cx, r8, r9, sp, ip, ax, bp;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	u64 regs[31];
+	u64 sp, pc, pstate;
+};
+struct pt_regs {
+	union {
+		struct user_pt_regs user_regs;
+	};
+};
+#endif
+
+struct kernfs_node {
+	u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+/* Until 5.14: a pointer only while the lowest bit is clear. */
+struct sock_cgroup_data___v5_10 {
+	u64 val;
+};
+
+struct ns_common {
+	u32 inum;
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct net_device;
+
+struct net {
+	struct ns_common ns;
+	u64 net_cookie;
+	struct net_device *loopback_dev;
+	struct hlist_head *dev_index_head;
+};
+
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
+/* Until 5.11: zero before the first use. */
+struct net___v5_10 {
+	atomic64_t net_cookie;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct rtnl_link_ops {
+	const char *kind;
+};
+
+struct net_device {
+	s32 ifindex;
+	possible_net_t nd_net;
+	char name[16];
+	const struct rtnl_link_ops *rtnl_link_ops;
+	struct hlist_node index_hlist;
+};
+
+/* Since 6.10 the private area is a member. */
+struct net_device___v6_10 {
+	u8 priv[0];
+};
+
+struct sock;
+
+struct sock_common {
+	u16 skc_family;
+	volatile u8 skc_state;
+	possible_net_t skc_net;
+	atomic64_t skc_cookie;
+	struct sock *skc_listener;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
+	u32 sk_ack_backlog;
+	u32 sk_max_ack_backlog;
+};
+
+struct dst_entry {
+	struct net_device *dev;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	struct sock *sk;
+	unsigned long _skb_refdst;
+	u32 len;
+	s32 skb_iif;
+	__be16 protocol;
+	u16 transport_header;
+	u16 network_header;
+	u16 mac_header;
+	u32 tail;
+	u8 *head;
+	u8 *data;
+};
+
+#pragma clang attribute pop
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#endif

@@ -1,0 +1,82 @@
+//! Hooks as the C files declare them: each `SEC("form/hook")` is one program, and programs for the same hook
+//! are alternatives, tried in the order of [`Form`].
+
+use std::fmt;
+
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
+
+/// How a program is attached to a hook, in order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// A tracepoint with typed arguments (5.5+, needs the kernel's own BTF).
+    TpBtf,
+    /// A tracepoint with untyped arguments (4.17+).
+    RawTp,
+    /// Entry of a kernel function, by trampoline (5.5+, needs the kernel's own BTF).
+    Fentry,
+    /// Exit of a kernel function, by trampoline.
+    Fexit,
+    /// Entry of a kernel function, by breakpoint or ftrace.
+    Kprobe,
+}
+
+impl Form {
+    const ALL: [Self; 5] = [Self::TpBtf, Self::RawTp, Self::Fentry, Self::Fexit, Self::Kprobe];
+
+    /// The prefix of the section name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+            Self::RawTp => "raw_tp",
+            Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+        }
+    }
+
+    /// True when the kernel finds the hook by a type id of its own BTF.
+    pub(crate) fn needs_type(self) -> bool {
+        matches!(self, Self::TpBtf | Self::Fentry | Self::Fexit)
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A place in the kernel and the programs that can watch it, best form first.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Hook {
+    pub(crate) name: String,
+    pub(crate) programs: Vec<(Form, String)>,
+}
+
+/// Reads the hooks of a compiled object, in the order of first appearance.
+pub(crate) fn hooks(elf: &[u8]) -> Result<Vec<Hook>, object::Error> {
+    let file = object::File::parse(elf)?;
+    let mut hooks: Vec<Hook> = Vec::new();
+    for symbol in file.symbols().filter(|s| s.kind() == SymbolKind::Text && s.is_global()) {
+        let Some(index) = symbol.section_index() else { continue };
+        let section = file.section_by_index(index)?;
+        if let Some((form, hook)) = attach_point(section.name()?) {
+            add(&mut hooks, hook, form, symbol.name()?);
+        }
+    }
+    hooks.iter_mut().for_each(|h| h.programs.sort());
+    Ok(hooks)
+}
+
+fn attach_point(section: &str) -> Option<(Form, &str)> {
+    let (prefix, hook) = section.split_once('/')?;
+    Form::ALL.into_iter().find(|form| form.name() == prefix).map(|form| (form, hook))
+}
+
+fn add(hooks: &mut Vec<Hook>, hook: &str, form: Form, program: &str) {
+    let program = (form, program.to_owned());
+    match hooks.iter_mut().find(|h| h.name == hook) {
+        Some(known) => known.programs.push(program),
+        None => hooks.push(Hook { name: hook.to_owned(), programs: vec![program] }),
+    }
+}

@@ -1,0 +1,381 @@
+//! Loading an object and attaching its programs in the best form that the kernel accepts.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::maps::{Map, MapData};
+use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::hook::{Form, Hook, hooks};
+use crate::kernel::{Kernel, KernelError};
+use crate::ring::Ring;
+use crate::stats::{self, MapUsage, ProgramStats};
+use crate::sys;
+use crate::table::{Merge, PerCpuTable, Table, TableError};
+
+/// A compiled C file: its programs, maps and constants. The constants of this type are all there are.
+#[derive(Debug)]
+pub struct Object {
+    /// Name of the C file, and of the probe.
+    pub name: &'static str,
+    pub(crate) elf: &'static [u8],
+    /// Hooks that the probe can do without.
+    pub(crate) optional: &'static [&'static str],
+}
+
+/// A value for a `const volatile` variable of the C file, set before the verifier sees it.
+#[derive(Debug)]
+pub struct Constant<'a> {
+    /// Name of the variable.
+    pub name: &'a str,
+    /// Its bytes, exactly as many as the variable has.
+    pub value: &'a [u8],
+}
+
+/// What the caller decides about an object.
+#[derive(Debug)]
+pub struct LoadOptions<'a> {
+    /// The running kernel.
+    pub kernel: &'a Kernel,
+    /// Load-time constants; what is not named keeps the value of the C file.
+    pub constants: &'a [Constant<'a>],
+    /// Limits of maps, in entries (bytes for a ring), where they differ from the C file.
+    pub entries: &'a [(&'a str, u32)],
+    /// Hooks to leave alone: a probe that knows that the kernel's own account suffices, or a test.
+    pub without: &'a [&'a str],
+}
+
+impl<'a> LoadOptions<'a> {
+    /// The object as the C file has it.
+    pub fn new(kernel: &'a Kernel) -> Self {
+        Self { kernel, constants: &[], entries: &[], without: &[] }
+    }
+}
+
+/// A hook that is being watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Tracepoint or kernel function.
+    pub hook: String,
+    /// How it is attached.
+    pub form: Form,
+    /// The C function.
+    pub program: String,
+}
+
+/// One form of a hook that the kernel did not accept.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The form.
+    pub form: Form,
+    /// Why, in the kernel's or the loader's words, in one line.
+    pub reason: String,
+    /// The system call's error number, where one failed (`EPERM`: a missing privilege).
+    pub errno: Option<i32>,
+    /// What the verifier had to say; empty when it was not asked.
+    pub verifier_log: String,
+}
+
+/// A hook that could not be attached in any form.
+#[derive(Debug)]
+pub struct Missing {
+    /// Tracepoint or kernel function.
+    pub hook: String,
+    /// What was tried, best form first.
+    pub attempts: Vec<Attempt>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.hook)?;
+        for (i, attempt) in self.attempts.iter().enumerate() {
+            let separator = if i == 0 { ": " } else { "; " };
+            write!(f, "{separator}{}: {}", attempt.form, attempt.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// An object that cannot be used on this kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel's type information is missing or not understood.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The compiled file is malformed, or its maps could not be made (`EPERM`: no `CAP_BPF`).
+    #[error("eBPF object {object}: {}", chain(source))]
+    Object {
+        /// Name of the object.
+        object: &'static str,
+        /// What went wrong.
+        source: Box<EbpfError>,
+    },
+    /// The sections of the compiled file could not be read.
+    #[error("eBPF object {object}: {source}")]
+    Sections {
+        /// Name of the object.
+        object: &'static str,
+        /// What went wrong.
+        source: object::Error,
+    },
+    /// A hook that the probe cannot do without could not be attached.
+    #[error("eBPF object {object}: no hook {missing}")]
+    Hook {
+        /// Name of the object.
+        object: &'static str,
+        /// The hook, and why each form failed, verifier logs included.
+        missing: Missing,
+    },
+    /// A map of the object is not what the caller takes it for.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+impl Object {
+    /// Creates the maps, loads one program for each hook and attaches it.
+    ///
+    /// Fails when a hook that is not optional accepts none of its forms; [`Loaded::missing`] has the others.
+    pub fn load(&self, options: &LoadOptions<'_>) -> Result<Loaded, LoadError> {
+        let hooks = hooks(self.elf).map_err(|source| LoadError::Sections { object: self.name, source })?;
+        // Without CAP_SYS_RESOURCE this fails, and since 5.11 nothing needs it.
+        let _ = sys::raise_memlock();
+        let mut loaded = self.create(options)?;
+        for hook in hooks.iter().filter(|h| !options.without.contains(&h.name.as_str())) {
+            match loaded.attach(hook, options.kernel) {
+                Ok(attachment) => loaded.attachments.push(attachment),
+                Err(missing) if self.optional.contains(&hook.name.as_str()) => loaded.missing.push(missing),
+                Err(missing) => return Err(LoadError::Hook { object: self.name, missing }),
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn create(&self, options: &LoadOptions<'_>) -> Result<Loaded, LoadError> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(options.kernel.parsed()?));
+        for constant in options.constants {
+            loader.override_global(constant.name, constant.value, true);
+        }
+        for (map, entries) in options.entries {
+            loader.map_max_entries(map, *entries);
+        }
+        let ebpf = loader
+            .load(self.elf)
+            .map_err(|source| LoadError::Object { object: self.name, source: Box::new(source) })?;
+        let cpus = options.kernel.possible_cpus();
+        Ok(Loaded { name: self.name, ebpf, cpus, attachments: Vec::new(), missing: Vec::new() })
+    }
+}
+
+/// An attached object. Dropping it detaches its programs and frees its maps.
+#[derive(Debug)]
+pub struct Loaded {
+    name: &'static str,
+    ebpf: Ebpf,
+    cpus: usize,
+    attachments: Vec<Attachment>,
+    missing: Vec<Missing>,
+}
+
+impl Loaded {
+    /// Name of the object.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The hooks being watched, with the form that the kernel accepted.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// The optional hooks that this kernel does not have, with the reasons.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// A hash or array map. `K` and `V` must have the sizes of the map's key and value.
+    pub fn table<K, V>(&self, name: &str) -> Result<Table<K, V>, TableError>
+    where
+        K: FromBytes + IntoBytes + Immutable,
+        V: FromBytes + IntoBytes + Immutable,
+    {
+        Ok(Table::new(name, self.map_fd(name, (size_of::<K>(), size_of::<V>()))?))
+    }
+
+    /// A per-CPU hash or array map.
+    pub fn per_cpu_table<K, V>(&self, name: &str) -> Result<PerCpuTable<K, V>, TableError>
+    where
+        K: FromBytes + IntoBytes + Immutable,
+        V: FromBytes + IntoBytes + Immutable + Merge,
+    {
+        let fd = self.map_fd(name, (size_of::<K>(), size_of::<V>()))?;
+        Ok(PerCpuTable::new(name, fd, self.cpus))
+    }
+
+    /// Takes the ring buffer `name`; a second call finds none.
+    pub fn ring(&mut self, name: &str) -> Result<Ring, TableError> {
+        let map = self.ebpf.take_map(name).ok_or_else(|| TableError::Absent(name.to_owned()))?;
+        Ring::new(name, map)
+    }
+
+    /// Run count and time of each attached program (zero unless [`crate::RunTimeStats`] is on).
+    pub fn programs(&self) -> io::Result<Vec<ProgramStats>> {
+        let stats = |a: &Attachment| {
+            let program = self.ebpf.program(&a.program).ok_or(io::ErrorKind::NotFound)?;
+            let fd = program.fd().map_err(io::Error::other)?;
+            stats::program(&a.program, fd.as_fd())
+        };
+        self.attachments.iter().map(stats).collect()
+    }
+
+    /// Limit and kernel memory of each map that has not been taken.
+    pub fn maps(&self) -> io::Result<Vec<MapUsage>> {
+        let usage = |(name, map): (&str, &Map)| Some(stats::map(name, data(map)?.fd().as_fd()));
+        self.ebpf.maps().filter_map(usage).collect()
+    }
+
+    /// A descriptor of our own for the map `name`, if its entries have the `expected` sizes.
+    fn map_fd(&self, name: &str, expected: (usize, usize)) -> Result<OwnedFd, TableError> {
+        let absent = || TableError::Absent(name.to_owned());
+        let fd = data(self.ebpf.map(name).ok_or_else(absent)?).ok_or_else(absent)?.fd().as_fd();
+        let failed = |source| TableError::Kernel { name: name.to_owned(), source };
+        let found = stats::entry_size(fd).map_err(failed)?;
+        if found != expected {
+            return Err(TableError::Layout { name: name.to_owned(), found, expected });
+        }
+        fd.try_clone_to_owned().map_err(failed)
+    }
+
+    /// Loads and attaches the first of the hook's programs that the kernel accepts.
+    fn attach(&mut self, hook: &Hook, kernel: &Kernel) -> Result<Attachment, Missing> {
+        let mut attempts = Vec::new();
+        for (form, name) in &hook.programs {
+            match self.attach_form(*form, name, &hook.name, kernel) {
+                Ok(()) => {
+                    return Ok(Attachment { hook: hook.name.clone(), form: *form, program: name.clone() });
+                }
+                Err(error) => attempts.push(attempt(*form, &error)),
+            }
+        }
+        Err(Missing { hook: hook.name.clone(), attempts })
+    }
+
+    fn attach_form(&mut self, form: Form, name: &str, hook: &str, kernel: &Kernel) -> Result<(), FormError> {
+        if form.needs_type() && !kernel.attaches_by_type() {
+            return Err(FormError::ForeignBtf);
+        }
+        let program = self.ebpf.program_mut(name).ok_or(FormError::Absent)?;
+        attach_program(program, form, hook, kernel).inspect_err(|_| {
+            // A program that loaded but did not attach would stay in the kernel for nothing.
+            let _ = unload(program);
+        })
+    }
+}
+
+/// Why one form did not attach.
+#[derive(Debug, thiserror::Error)]
+enum FormError {
+    #[error("needs the running kernel's own BTF")]
+    ForeignBtf,
+    #[error("not in the object")]
+    Absent,
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("{}", chain(.0))]
+    Program(#[from] ProgramError),
+}
+
+fn attempt(form: Form, error: &FormError) -> Attempt {
+    let (mut errno, mut verifier_log) = (None, String::new());
+    let mut reason = error.to_string();
+    match error {
+        FormError::Program(ProgramError::LoadError { io_error, verifier_log: log }) => {
+            errno = io_error.raw_os_error();
+            verifier_log = log.to_string();
+            reason = format!("the kernel refused to load it: {io_error}");
+        }
+        FormError::Program(ProgramError::SyscallError(call)) => errno = call.io_error.raw_os_error(),
+        _ => {}
+    }
+    Attempt { form, reason, errno, verifier_log }
+}
+
+fn attach_program(
+    program: &mut Program,
+    form: Form,
+    hook: &str,
+    kernel: &Kernel,
+) -> Result<(), FormError> {
+    match form {
+        Form::TpBtf => {
+            let program: &mut aya::programs::BtfTracePoint = program.try_into()?;
+            program.load(hook, kernel.parsed()?)?;
+            program.attach().map(drop)?;
+        }
+        Form::RawTp => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(hook).map(drop)?;
+        }
+        Form::Fentry => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(hook, kernel.parsed()?)?;
+            program.attach().map(drop)?;
+        }
+        Form::Fexit => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(hook, kernel.parsed()?)?;
+            program.attach().map(drop)?;
+        }
+        Form::Kprobe => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            program.attach(hook, 0).map(drop)?;
+        }
+    }
+    Ok(())
+}
+
+fn unload(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(p) => p.unload(),
+        Program::RawTracePoint(p) => p.unload(),
+        Program::FEntry(p) => p.unload(),
+        Program::FExit(p) => p.unload(),
+        Program::KProbe(p) => p.unload(),
+        _ => Ok(()),
+    }
+}
+
+/// The map behind aya's type for it; `None` for types that our objects do not use.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(m)
+        | Map::HashMap(m)
+        | Map::LruHashMap(m)
+        | Map::PerCpuArray(m)
+        | Map::PerCpuHashMap(m)
+        | Map::PerCpuLruHashMap(m)
+        | Map::RingBuf(m)
+        | Map::SkStorage(m)
+        | Map::StackTraceMap(m) => Some(m),
+        _ => None,
+    }
+}
