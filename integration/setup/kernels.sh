@@ -25,7 +25,7 @@ kernel_release() {
 	fi
 }
 
-# fetch_kernel WORK LINE ARCHIVE SUITE IMAGE MODULES: leaves CACHE/kernels/<uname -r>/{vmlinuz,root/lib/modules/<uname -r>}.
+# fetch_kernel WORK LINE ARCHIVE SUITE IMAGE MODULES: leaves CACHE/kernels/<uname -r>/{vmlinuz,root/vmlinuz,root/lib/modules/<uname -r>}.
 fetch_kernel() {
 	local work=$1 archive=$3 suite=$4 patterns=("${@:5}") pattern package release modules
 	private_apt_state "$work" "$archive" "$suite"
@@ -42,7 +42,9 @@ fetch_kernel() {
 	modules=$(find "$work/unpacked" -type d -path '*/lib/modules/*' -prune)
 	release=${modules##*/}
 	mkdir -p "$work/kernel/root/lib/modules"
-	mv "$(find "$work/unpacked" -type f -name 'vmlinuz*')" "$work/kernel/vmlinuz"
+	# The image lies above its modules, where virtme-ng finds them.
+	mv "$(find "$work/unpacked" -type f -name 'vmlinuz*')" "$work/kernel/root/vmlinuz"
+	ln -s root/vmlinuz "$work/kernel/vmlinuz"
 	mv "$modules" "$work/kernel/root/lib/modules/"
 	depmod --basedir "$work/kernel/root" "$release"
 	mv "$work/kernel" "$cache/kernels/$release"

@@ -4,8 +4,8 @@
 run_packages=(make gcc libc6-dev clang-19 libclang-19-dev libbpf-dev iproute2)
 # What the tests use to make traffic, faults, containers and independent counts.
 test_packages=(nftables conntrack bpftool procps kmod iputils-ping busybox-static containerd runc containernetworking-plugins)
-# Without udev a command's output and exit code do not come back from the virtual machine.
-vm_packages=(qemu-system-x86 udev kmod python3-venv nftables iproute2 busybox-static)
+# virtme-ng boots only with udev, and asks `file` for an image's version.
+vm_packages=(qemu-system-x86 udev kmod file python3-venv nftables iproute2 busybox-static)
 lint_packages=(clang-format-19 shellcheck)
 
 # need_packages PACKAGE…
