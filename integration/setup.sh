@@ -2,25 +2,30 @@
 # Installs and builds what jitterscope's build and tests need; takes a second when everything is there.
 set -euo pipefail
 
-usage='usage: integration/setup.sh run | test | vm [KERNEL...] | lint
+usage() {
+	cat >&2 <<'END'
+usage: integration/setup.sh run | test | vm [KERNEL...] | lint
 
 run   what `make run` needs: compilers and headers from Debian
-test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Helm, kubeconform
+test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Helm, schemas of Kubernetes
 vm    qemu, virtme-ng and the kernels of integration/kernels.txt (all, or those named, such as 6.1)
 lint  what `make lint` needs
 
 Programs and kernels go to $JITTERSCOPE_CACHE (/var/cache/jitterscope if that is not set), keyed by version.
-Without root nothing is changed: what is missing is listed, and the exit code is 77 if there is something.'
+Without root nothing is changed: what is missing is listed, and the exit code is 77 if there is something.
+END
+	exit 64
+}
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${JITTERSCOPE_CACHE:-/var/cache/jitterscope}
 manifest=$here/../otel-config/builder.yaml
 
 . "$here/versions.env"
-for part in common packages tools kernels; do
-	# shellcheck source=/dev/null
-	. "$here/setup/$part.sh"
-done
+. "$here/setup/common.sh"
+. "$here/setup/packages.sh"
+. "$here/setup/tools.sh"
+. "$here/setup/kernels.sh"
 
 set_up_run() {
 	need_rust
@@ -33,9 +38,7 @@ set_up_test() {
 	need_go
 	report_missing_commands
 	need_collector
-	provide "Helm $HELM_VERSION" "helm-$HELM_VERSION/helm" go_build helm helm.sh/helm/v4/cmd/helm helm
-	provide "kubeconform $KUBECONFORM_VERSION" "kubeconform-$KUBECONFORM_VERSION/kubeconform" \
-		go_build kubeconform github.com/yannh/kubeconform/cmd/kubeconform kubeconform
+	need_helm
 	need_python kubernetes-validate "$KUBERNETES_VALIDATE_VERSION" kubernetes-validate
 }
 
@@ -56,7 +59,8 @@ set_up_lint() {
 	need_packages "${run_packages[@]}" "${lint_packages[@]}"
 	need_go
 	report_missing_commands
-	provide "Helm $HELM_VERSION" "helm-$HELM_VERSION/helm" go_build helm helm.sh/helm/v4/cmd/helm helm
+	need_helm
+	need_cargo_deny
 }
 
 # Compilers are the user's to choose: as root, too, their absence is only reported.
@@ -89,8 +93,7 @@ vm)
 	set_up_vm "$@"
 	;;
 *)
-	echo "$usage" >&2
-	exit 64
+	usage
 	;;
 esac
 report

@@ -2,16 +2,20 @@
 # Runs a command as root on another kernel: a virtual machine over this machine's own file system, which it sees read-only.
 set -euo pipefail
 
-usage='usage: integration/vm.sh KERNEL -- COMMAND [ARGUMENT...]
+usage() {
+	cat >&2 <<'END'
+usage: integration/vm.sh KERNEL -- COMMAND [ARGUMENT...]
 
 KERNEL is a row of integration/kernels.txt (such as 6.1), fetched by `integration/setup.sh vm KERNEL`. The output and the
 exit code are those of the command; 125 if the machine did not come up, 124 if JITTERSCOPE_VM_TIMEOUT (600 seconds) went by.
 JITTERSCOPE_VM_RW names directories, separated by colons, to which the command may write; /tmp is its own.
-PATH, CI, RUST_*, CARGO_* and JITTERSCOPE_* are passed on.'
+PATH, CI, RUST_*, CARGO_* and JITTERSCOPE_* are passed on.
+END
+	exit 64
+}
 
 if [ $# -lt 3 ] || [ "$2" != -- ]; then
-	echo "$usage" >&2
-	exit 64
+	usage
 fi
 line=$1
 shift 2
@@ -30,6 +34,7 @@ fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/jitterscope-vm.XXXXXX")
 machine=
+# shellcheck disable=SC2317 # called by the trap
 end() {
 	if [ -n "$machine" ]; then
 		kill "$machine" 2>/dev/null || true

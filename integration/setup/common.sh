@@ -1,5 +1,6 @@
 # What the set-up steps share: saying what happens, and building something into the cache or, without root, only naming it.
 # Sourced by setup.sh, which runs with `set -euo pipefail` and sets `cache` and `here`.
+# shellcheck shell=bash
 
 missing=()
 work=

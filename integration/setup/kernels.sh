@@ -1,4 +1,5 @@
 # Kernels for the virtual machines: fetched with an apt state of their own, so that the machine's packages stay as they are.
+# shellcheck shell=bash
 
 # need_kernel LINE: the newest image of that row of kernels.txt, unless the cache has one of the line.
 need_kernel() {

@@ -1,4 +1,5 @@
 # Debian packages: which ones each mode needs, and installing those that are missing.
+# shellcheck shell=bash
 
 # Compiler for the BPF programs, libclang for bindgen, a C compiler and linker for Rust, and tools that a user looks with.
 run_packages=(make gcc libc6-dev clang-19 libclang-19-dev libbpf-dev iproute2)

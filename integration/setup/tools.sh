@@ -1,9 +1,10 @@
 # Go programs, built from the modules that tools/<name>/go.mod and go.sum pin; and Python ones, each in an environment of its own.
+# shellcheck shell=bash
 
 # The Go environment: only the module proxies that are configured, never version control; the installed compiler.
 go_environment() {
 	local proxies
-	proxies=$(go env GOPROXY | tr ',|' '\n\n' | grep -v -x direct | paste -s -d,)
+	proxies=$(go env GOPROXY | sed 's/[,|]direct//g; s/^direct[,|]*//')
 	export GOPROXY=$proxies GOFLAGS=-buildvcs=false GOTOOLCHAIN=local CGO_ENABLED=0
 }
 
@@ -18,6 +19,10 @@ need_go() {
 	if ! command -v go >/dev/null; then
 		missing+=("Go 1.26 or newer in PATH, for the OpenTelemetry Collector and Helm")
 	fi
+}
+
+need_helm() {
+	provide "Helm $HELM_VERSION" "helm-$HELM_VERSION/helm" go_build helm helm.sh/helm/v4/cmd/helm helm
 }
 
 # The Collector is the manifest's own: a changed manifest is built anew.
@@ -63,4 +68,14 @@ build_python() {
 	/usr/bin/python3 -m venv "$home"
 	"$home/bin/pip" install --quiet "$package"
 	grep -rlIZ "$home" "$home/bin" "$home/pyvenv.cfg" | xargs -0 sed -i "s|$home|$final|g"
+}
+
+# cargo-deny is used by `make lint` only and not optimized: it runs for a second and would build for minutes more.
+need_cargo_deny() {
+	provide "cargo-deny $CARGO_DENY_VERSION" "cargo-deny-$CARGO_DENY_VERSION/bin/cargo-deny" build_cargo_deny
+}
+
+build_cargo_deny() {
+	CARGO_TARGET_DIR=$1/target cargo install --debug --locked --root "$1" --version "$CARGO_DENY_VERSION" cargo-deny
+	rm -rf "$1/target"
 }
