@@ -18,7 +18,7 @@ use jitterscope_semconv::{
 };
 use opentelemetry::{KeyValue, metrics::Histogram};
 
-use crate::probe::{Definition, Usage};
+use crate::probe::{Definition, Skip, Usage};
 
 /// What became of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum State {
     /// It runs. The text says what it cannot see here, if anything.
     Running(Option<String>),
     /// It cannot run here, for this reason.
-    Skipped(String),
+    Skipped(Skip),
     /// It is switched off by configuration.
     Disabled,
     /// It ran and broke, for this reason; it is tried again.
@@ -45,10 +45,11 @@ impl State {
     }
 
     /// The reason that goes with the state, if any.
-    pub fn reason(&self) -> Option<&str> {
+    pub fn reason(&self) -> Option<String> {
         match self {
-            Self::Running(reason) => reason.as_deref(),
-            Self::Skipped(reason) | Self::Failed(reason) => Some(reason),
+            Self::Running(reason) => reason.clone(),
+            Self::Skipped(skip) => Some(skip.to_string()),
+            Self::Failed(reason) => Some(reason.clone()),
             Self::Disabled => None,
         }
     }

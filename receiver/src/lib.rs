@@ -2,9 +2,13 @@
 
 pub mod account;
 pub mod batch;
+pub mod capabilities;
 pub mod clock;
 pub mod config;
 pub mod export;
+pub mod health;
+pub mod logging;
+pub mod node;
 pub mod pods;
 pub mod probe;
 pub mod round;

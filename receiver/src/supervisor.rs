@@ -121,7 +121,7 @@ impl Supervisor {
                 Ok(())
             }
             Err(skip) => {
-                let state = State::Skipped(skip.to_string());
+                let state = State::Skipped(skip.clone());
                 if **account.state.load() != state {
                     warn!(probe = account.definition.name, reason = %skip, "skipped");
                 }

@@ -32,6 +32,11 @@ impl Text {
         Self { out, metrics, report: Report::default() }
     }
 
+    /// A writer of one collection: totals in place of rates.
+    pub fn totals(out: Box<dyn Write + Send>) -> Self {
+        Self { out, metrics: true, report: Report::totals() }
+    }
+
     /// Writes the events of a request at once; keeps its points for the next report.
     ///
     /// # Errors

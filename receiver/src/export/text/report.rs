@@ -26,6 +26,8 @@ pub(super) struct Report {
     unchanged: usize,
     time: u64,
     pending: bool,
+    /// One collection has no rates.
+    totals: bool,
 }
 
 struct Last {
@@ -34,6 +36,10 @@ struct Last {
 }
 
 impl Report {
+    pub(super) fn totals() -> Self {
+        Self { totals: true, ..Self::default() }
+    }
+
     pub(super) fn pending(&self) -> bool {
         self.pending
     }
@@ -52,7 +58,7 @@ impl Report {
 
     fn metric(&mut self, entity: &str, metric: &Metric) {
         let (points, rates) = match &metric.data {
-            Some(Data::Sum(sum)) => (&sum.data_points, sum.is_monotonic),
+            Some(Data::Sum(sum)) => (&sum.data_points, sum.is_monotonic && !self.totals),
             Some(Data::Gauge(gauge)) => (&gauge.data_points, false),
             _ => return,
         };
@@ -101,7 +107,7 @@ impl Report {
         if rows.is_empty() {
             return Ok(());
         }
-        writeln!(out, "── {} ─ {unchanged} rows without change left out", time_of_day(self.time))?;
+        writeln!(out, "── {} ─ {unchanged} rows of zero left out", time_of_day(self.time))?;
         for (entity, metrics) in rows {
             writeln!(out, "{entity}")?;
             for (name, cells) in metrics {

@@ -1,0 +1,305 @@
+//! One running receiver: built from settings, run until it is told to end, drained.
+
+pub mod check;
+mod destinations;
+pub mod once;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::{interval_at, sleep},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    account::{State, accounts},
+    clock::Clock,
+    config::{Change, ConfigError, Settings, Sources, Watch},
+    export::{Exporters, Outbox, OutboxHandle, grpc::BuildError},
+    health::{self, Health},
+    pods::{self, Pods},
+    probe::{PROBES, Skip, task::Surroundings},
+    supervisor::{RETRY, Required, Supervisor},
+    telemetry::{Observed, Telemetry},
+};
+
+/// How a run prints what it has when there is no Collector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// OTLP/JSON, one request a line.
+    Json,
+}
+
+/// Why a receiver cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is invalid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A destination cannot be used as it is configured.
+    #[error("export.otlp: {0}")]
+    Destination(#[from] BuildError),
+    /// Probes that the user requires cannot run.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Required(Vec<Required>),
+    /// Nothing of what was asked for may run.
+    #[error("privileges are missing for all that was asked:\n{0}\nadd the capabilities, or run as root")]
+    Privileges(String),
+    /// The operating system refused something that every receiver needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// The exit code, as the interface promises.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Destination(_) => 78,
+            Self::Required(_) => 69,
+            Self::Privileges(_) => 77,
+            Self::System { .. } => 1,
+        }
+    }
+}
+
+/// A receiver that is built and runs.
+pub struct Node {
+    settings: Settings,
+    format: Format,
+    telemetry: Telemetry,
+    observed: Observed,
+    outbox: OutboxHandle,
+    exporters: Exporters,
+    supervisor: Supervisor,
+    /// Tasks that end with the receiver.
+    background: Vec<JoinHandle<()>>,
+    health: Option<JoinHandle<()>>,
+    started: u64,
+}
+
+impl Node {
+    /// Builds a receiver and starts its probes.
+    ///
+    /// # Errors
+    /// Everything in [`Failure`]; probes that merely cannot run here are skipped with a reason.
+    pub async fn start(settings: Settings, format: Format) -> Result<Self, Failure> {
+        let telemetry = Telemetry::new(&settings.resource);
+        let (pods, writer) = pods::start(&identity(&settings));
+        let (exporters, outbox) = Exporters::start(destinations::of(&settings, format)?);
+        let outbox = Arc::new(ArcSwap::from_pointee(outbox));
+        let observed = Observed {
+            accounts: accounts(PROBES, &telemetry.collect_duration()),
+            destinations: Arc::new(ArcSwap::from_pointee(exporters.accounts.clone())),
+            pods: pods.clone(),
+        };
+        telemetry.observe(&observed);
+        let around = Surroundings { pods, outbox: Arc::clone(&outbox) };
+        let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around);
+        let started = Clock::read().now();
+        let background = vec![tokio::spawn(writer)];
+        let mut node = Self {
+            settings,
+            format,
+            telemetry,
+            observed,
+            outbox,
+            exporters,
+            supervisor,
+            background,
+            health: None,
+            started,
+        };
+        node.supervisor.apply(&node.settings.clone()).await.map_err(Failure::Required)?;
+        node.any_runs()?;
+        node.serve_health().await;
+        Ok(node)
+    }
+
+    /// Nothing runs although something was asked for, and privileges are all that is missing.
+    fn any_runs(&self) -> Result<(), Failure> {
+        let mut reasons = Vec::new();
+        for account in self.observed.accounts.iter() {
+            match &**account.state.load() {
+                State::Disabled => {}
+                State::Skipped(Skip::Privilege { capabilities, reason }) => {
+                    reasons.push(format!("  {}: needs {capabilities}: {reason}", account.definition.name));
+                }
+                _ => return Ok(()),
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(Failure::Privileges(reasons.join("\n"))) }
+    }
+
+    async fn serve_health(&mut self) {
+        if let Some(serving) = self.health.take() {
+            serving.abort();
+        }
+        let Some(address) = self.settings.health else { return };
+        match health::bind(address).await {
+            Ok(listener) => {
+                let health = Health {
+                    accounts: Arc::clone(&self.observed.accounts),
+                    destinations: Arc::clone(&self.observed.destinations),
+                    started: self.started,
+                };
+                self.health = Some(tokio::spawn(health::serve(listener, health)));
+            }
+            Err(error) => warn!(%address, %error, "no health endpoint; set health.endpoint to a free address or off"),
+        }
+    }
+
+    /// Runs until a signal or the end of `duration`, following changes of the configuration.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub async fn run(&mut self, sources: &Sources, watch: &mut Watch, duration: Option<Duration>) -> Result<(), Failure> {
+        let handler = |kind| signal(kind).map_err(|source| Failure::System { what: "signals", source });
+        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        let mut over = std::pin::pin!(sleep(duration.unwrap_or(Duration::MAX)));
+        let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
+        loop {
+            let own = self.telemetry.run(self.settings.interval, &self.outbox);
+            tokio::select! {
+                () = own => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                () = &mut over => break,
+                _ = retry.tick() => self.supervisor.retry(&self.settings).await,
+                change = watch.changed() => self.reload(sources, change).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a changed configuration, or keeps the running one and says why.
+    async fn reload(&mut self, sources: &Sources, change: Change) {
+        if change == Change::Gone {
+            warn!("the configuration file is gone; the running configuration stays");
+            return;
+        }
+        let settings = match sources.load(PROBES) {
+            Ok(settings) if settings == self.settings => return,
+            Ok(settings) => settings,
+            Err(invalid) => {
+                error!("the configuration is invalid; the running configuration stays\n{invalid}");
+                return;
+            }
+        };
+        if let Err(failure) = self.take_over(settings).await {
+            error!("the configuration cannot be applied; the running configuration stays: {failure}");
+        }
+    }
+
+    async fn take_over(&mut self, settings: Settings) -> Result<(), Failure> {
+        let moved = settings.export != self.settings.export || settings.events_text != self.settings.events_text;
+        let destinations = moved.then(|| destinations::of(&settings, self.format)).transpose()?;
+        let fixed = settings.entities != self.settings.entities || settings.resource != self.settings.resource;
+        let health = settings.health != self.settings.health;
+        self.settings = settings;
+        if let Some(destinations) = destinations {
+            self.redirect(destinations);
+        }
+        if fixed {
+            warn!("entities take effect at the next start");
+        }
+        if health {
+            self.serve_health().await;
+        }
+        if let Err(required) = self.supervisor.apply(&self.settings).await {
+            error!("{}", Failure::Required(required));
+        }
+        info!("the configuration was applied");
+        Ok(())
+    }
+
+    /// Sends to other destinations from now on; the former ones get their grace period to finish.
+    fn redirect(&mut self, destinations: Vec<crate::export::Destination>) {
+        let (exporters, outbox) = Exporters::start(destinations);
+        self.observed.destinations.store(Arc::new(exporters.accounts.clone()));
+        self.outbox.store(Arc::new(outbox));
+        let former = std::mem::replace(&mut self.exporters, exporters);
+        self.background.push(tokio::spawn(former.drain(self.settings.shutdown_grace)));
+    }
+
+    /// Collects everything once more and sends it.
+    pub async fn collect(&self) {
+        self.supervisor.collect().await;
+        self.telemetry.send(&self.outbox);
+    }
+
+    /// Stops the probes after a last collection, sends what there is within the grace period, reports what remained.
+    pub async fn shutdown(self) {
+        self.supervisor.shutdown().await;
+        self.telemetry.send(&self.outbox);
+        self.outbox.store(Arc::new(Outbox::default()));
+        self.exporters.drain(self.settings.shutdown_grace).await;
+        for task in self.health.iter().chain(&self.background) {
+            task.abort();
+        }
+        self.report();
+    }
+
+    /// The account at the end: what the probes saw and what became of it.
+    fn report(&self) {
+        for account in self.observed.accounts.iter().filter(|account| !account.definition.events.is_empty()) {
+            let terms = account.kernel_terms();
+            let dropped: u64 = jitterscope_semconv::value::ProbeDropStage::ALL.iter().map(|stage| account.dropped(*stage)).sum();
+            info!(
+                probe = account.definition.name,
+                seen = terms.seen,
+                exported = account.exported(),
+                suppressed = terms.suppressed,
+                lost = terms.lost,
+                dropped,
+                "account"
+            );
+        }
+    }
+
+    /// Who is who on this node.
+    pub fn pods(&self) -> &Pods {
+        &self.observed.pods
+    }
+}
+
+/// What identity depends on.
+fn identity(settings: &Settings) -> pods::Settings {
+    pods::Settings {
+        node_name: std::env::var("K8S_NODE_NAME").ok().filter(|name| !name.is_empty()),
+        cri: match &settings.entities.cri {
+            crate::config::Cri::Auto => pods::CriSetting::Auto,
+            crate::config::Cri::Off => pods::CriSetting::Off,
+            crate::config::Cri::Socket(path) => pods::CriSetting::Socket(path.clone()),
+        },
+        netns: settings.entities.netns,
+        ..pods::Settings::default()
+    }
+}
+
+/// Runs a receiver from its sources to the end.
+///
+/// # Errors
+/// Everything in [`Failure`].
+pub async fn run(sources: &Sources, format: Format, duration: Option<Duration>) -> Result<(), Failure> {
+    // Before the first load, so that no change in between is missed.
+    let mut watch = Watch::new(sources.file.as_deref())
+        .map_err(|source| Failure::System { what: "watching the configuration", source })?;
+    let settings = sources.load(PROBES)?;
+    crate::logging::apply(settings.log);
+    let mut node = Node::start(settings, format).await?;
+    node.run(sources, &mut watch, duration).await?;
+    info!("ending");
+    node.shutdown().await;
+    Ok(())
+}

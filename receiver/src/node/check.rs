@@ -1,0 +1,49 @@
+//! `check`: what keeps this configuration from working here.
+
+use std::time::Duration;
+
+use tokio::{net::TcpStream, net::UnixStream, time::timeout};
+
+use super::once::can_run;
+use crate::{
+    account::State,
+    config::{Endpoint, Settings},
+};
+
+/// How long a Collector may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Every problem of the environment, one sentence each.
+pub async fn problems(settings: &Settings) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, state) in can_run(settings) {
+        let enabled = settings.probes.get(name).is_some_and(|probe| probe.enabled);
+        if let (true, State::Skipped(skip)) = (enabled, state) {
+            problems.push(format!("probe {name} cannot run: {skip}"));
+        }
+    }
+    for destination in &settings.export.otlp {
+        if let Err(error) = reach(&destination.endpoint).await {
+            problems.push(format!("export.otlp: {} cannot be reached: {error}", destination.endpoint));
+        }
+    }
+    if let Some(address) = settings.health
+        && let Err(error) = std::net::TcpListener::bind(address)
+    {
+        problems.push(format!("health.endpoint: {address} cannot be bound: {error}"));
+    }
+    problems
+}
+
+async fn reach(endpoint: &Endpoint) -> std::io::Result<()> {
+    let connect = async {
+        match endpoint {
+            Endpoint::Http(uri) | Endpoint::Https(uri) => {
+                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+                TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await.map(drop)
+            }
+            Endpoint::Unix(path) => UnixStream::connect(path).await.map(drop),
+        }
+    };
+    timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
