@@ -80,4 +80,4 @@ pub(crate) fn most_alike<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

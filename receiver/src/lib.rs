@@ -3,6 +3,7 @@
 pub mod account;
 pub mod batch;
 pub mod capabilities;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod export;

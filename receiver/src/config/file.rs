@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_btf_is_btf_and_a_text_is_not() {
+    fn a_file_that_starts_as_btf_does_is_taken_and_a_text_is_not() {
         let text = with(b"hello");
         assert_eq!(btf(text.path()), Err("is no BTF file".to_owned()));
         let file = with(&[0x9f, 0xeb, 1, 0]);

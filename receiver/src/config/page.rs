@@ -22,17 +22,15 @@ pub fn default_file(probes: &[&'static Definition]) -> String {
     keys.iter().zip(before).map(|(key, before)| line(key, before, &mut said)).collect()
 }
 
-/// One line for each setting, for `--help`.
+/// Each setting once, with its default, for `--help`.
 #[must_use]
 pub fn settings_help(probes: &[&'static Definition]) -> String {
     let mut seen = HashSet::new();
-    let mut text = String::from("Settings (key, default, meaning):\n");
-    for key in keys(probes) {
-        let Some(default) = &key.default else { continue };
+    let mut text = String::from("Settings, for --set, the file and the environment:\n");
+    for key in keys(probes).iter().filter(|key| key.default.is_some()) {
         let path = any_probe(&key.path);
         if seen.insert(path.clone()) {
-            let default = if default.is_empty() { "-" } else { default };
-            _ = writeln!(text, "  {path:<34} {default:<23} {} ({})", key.help, key.allowed);
+            _ = write!(text, "  {path}:{}\n      {}; {}\n", value(key), key.help, key.allowed);
         }
     }
     text

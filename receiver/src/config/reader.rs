@@ -7,6 +7,9 @@ use ::config::{Map, Value, ValueKind};
 
 use super::problem::Problem;
 
+/// What a list of tables is called.
+const TABLES: &str = "a list of tables";
+
 /// A setting that was asked for: what the documentation says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -88,13 +91,13 @@ impl<'a> Reader<'a> {
         help: &'static str,
         mut read: impl FnMut(&mut Reader<'_>) -> T,
     ) -> Vec<T> {
-        self.state(name, Some("[]".into()), "", help);
+        self.state(name, Some("[]".into()), TABLES, help);
         let path = self.path_of(name);
         let mut example = Report::default();
         read(&mut Reader::within(None, format!("{path}[]"), "", &mut example));
         self.report.keys.append(&mut example.keys);
         let mut settings = Vec::new();
-        for (index, entry) in self.entries(name, "a list of tables").iter().enumerate() {
+        for (index, entry) in self.entries(name, TABLES).iter().enumerate() {
             let mut report = Report::default();
             let mut inner =
                 Reader::within(Some(entry), format!("{path}[{index}]"), &self.origin, &mut report);

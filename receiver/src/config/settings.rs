@@ -134,7 +134,7 @@ pub(super) fn read(r: &mut Reader<'_>, probes: &[&'static Definition], resource:
 fn profile(r: &mut Reader<'_>) -> Profile {
     let words =
         [("monitor", Profile::Monitor), ("troubleshoot", Profile::Troubleshoot), ("none", Profile::None)];
-    let help = "probes that nothing is said of: each one's own default, all that can run, none";
+    let help = "what runs unless said of it by name: each probe's own default, all that can run, none";
     r.choice("profile", &words, help).unwrap_or(Profile::Monitor)
 }
 

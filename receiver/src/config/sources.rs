@@ -1,6 +1,7 @@
 //! Where a configuration comes from: file, environment and flags, merged so that the later wins.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ::config::{FileFormat, Format, Map, Value, ValueKind};
@@ -16,7 +17,7 @@ const SEPARATOR: &str = "__";
 const OTLP: &str = "export.otlp";
 
 /// What the user gave. Read anew at every reload, of which only the file can have changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// `-c`: YAML, TOML or JSON by its extension.
     pub file: Option<PathBuf>,
@@ -26,6 +27,20 @@ pub struct Sources {
     pub endpoint: Option<String>,
     /// `--set`: key and value, in the order given.
     pub set: Vec<(String, String)>,
+}
+
+/// Leaves the values out: headers among them carry secrets.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("environment", &names(&self.environment))
+            .field("endpoint", &self.endpoint)
+            .field("set", &names(&self.set))
+            .finish()
+    }
 }
 
 /// The layers on top of each other.
@@ -63,7 +78,7 @@ impl Sources {
         layers.extend(self.environment.iter().filter_map(own_variable));
         let flag = |endpoint: &String| otel.destination_at(endpoint, &"--endpoint".to_owned(), &mut problems);
         layers.extend(self.endpoint.as_ref().map(flag).map(only_destination));
-        layers.extend(self.set.iter().map(|(key, value)| single(key, parse(value, &format!("--set {key}")))));
+        layers.extend(self.set.iter().map(|(key, value)| single(key, parse(value, &"--set".to_owned()))));
         let resource = otel.resource(&mut problems);
         Merged { settings: stack(layers), resource, problems }
     }

@@ -10,7 +10,8 @@ use super::*;
 mod layers;
 mod problems;
 
-const PACKETLOSS: Definition = Definition {
+/// The one definition that is written out for tests; others differ from it in a few fields.
+pub(crate) const PACKETLOSS: Definition = Definition {
     name: "packetloss",
     use_when: "packets vanish",
     source: Source::Ebpf,
@@ -134,8 +135,8 @@ fn the_configuration_page_is_what_the_settings_say() {
 #[test]
 fn the_help_names_each_setting_once_for_all_probes() {
     let help = settings_help(TWO);
-    assert_eq!(help.matches("probes.PROBE.interval ").count(), 1, "{help}");
-    for key in ["  interval ", "probes.PROBE.events.rate", "export.otlp[].queue.memory", "16MiB"] {
+    assert_eq!(help.matches("probes.PROBE.interval:").count(), 1, "{help}");
+    for key in ["  interval: 15s", "probes.PROBE.events.rate: 20", "export.otlp[].queue.memory: 16MiB"] {
         assert!(help.contains(key), "{key} in {help}");
     }
     assert!(!help.contains("packetloss"), "{help}");

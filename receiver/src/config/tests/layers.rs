@@ -123,3 +123,10 @@ fn an_empty_file_and_one_of_comments_are_the_defaults() {
         assert_eq!(load_yaml(text), Ok(defaults()), "{text:?}");
     }
 }
+
+#[test]
+fn values_of_variables_and_flags_do_not_show_in_debug_output() {
+    let mut sources = environment(&[("OTEL_EXPORTER_OTLP_HEADERS", "key=secret")]);
+    sources.set = pairs(&[("export.otlp", "[{headers: {key: secret}}]")]);
+    assert!(!format!("{sources:?}").contains("secret"));
+}

@@ -34,7 +34,7 @@ fn every_problem_of_every_layer_is_reported_at_once() {
         problems(&sources),
         [
             format!("{origin}: interval = 5: allowed: a duration, 100ms to 1h"),
-            "--set health.endpoint: health.endpoint = localhost: allowed: ADDRESS:PORT | off".to_owned(),
+            "--set: health.endpoint = localhost: allowed: ADDRESS:PORT | off".to_owned(),
             format!("{origin}: log.level = loud: allowed: info | error | warn | debug | trace | off"),
             "environment variable JITTERSCOPE__EVENTS__TEXT: events.text = maybe: allowed: auto | on | off"
                 .to_owned(),

@@ -1,0 +1,153 @@
+//! The table of probes, for people, scripts and the documentation.
+
+use serde_json::{Value, json};
+
+use super::TableFormat;
+use crate::probe::{Definition, Overhead, Source};
+
+/// What a probe can do on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Whether it can run here; else why not.
+    pub can_run: Result<(), String>,
+}
+
+/// The table. Markdown is for the documentation and leaves out what depends on the machine.
+#[must_use]
+pub fn table(format: TableFormat, probes: &[(&Definition, State)]) -> String {
+    match format {
+        TableFormat::Text => text(probes),
+        TableFormat::Json => format!("{:#}\n", probes.iter().map(object).collect::<Value>()),
+        TableFormat::Markdown => markdown(probes),
+    }
+}
+
+fn text(probes: &[(&Definition, State)]) -> String {
+    let line = |columns: [&str; 6]| {
+        let [name, source, overhead, default, here, note] = columns;
+        format!("{name:<16} {source:<8} {overhead:<9} {default:<8} {here:<5} {note}\n")
+    };
+    let row = |(probe, state): &(&Definition, State)| {
+        let (here, reason) = match &state.can_run {
+            Ok(()) => ("yes", String::new()),
+            Err(reason) => ("no", format!(" (cannot run here: {reason})")),
+        };
+        let note = format!("{}{reason}", probe.use_when);
+        line([probe.name, source(probe), overhead(probe), switch(probe), here, &note])
+    };
+    let head = line(["PROBE", "SOURCE", "OVERHEAD", "DEFAULT", "HERE", "USE WHEN"]);
+    head + &probes.iter().map(row).collect::<String>()
+}
+
+/// The keys stay as they are: scripts read them.
+fn object((probe, state): &(&Definition, State)) -> Value {
+    let metrics: Vec<&str> = probe.metrics.iter().map(|metric| metric.name).collect();
+    let events: Vec<&str> = probe.events.iter().map(|event| event.name).collect();
+    json!({
+        "name": probe.name,
+        "use_when": probe.use_when,
+        "source": source(probe),
+        "overhead": overhead(probe),
+        "default": probe.default,
+        "capabilities": probe.capabilities,
+        "metrics": metrics,
+        "events": events,
+        "can_run": state.can_run.is_ok(),
+        "reason": state.can_run.as_ref().err(),
+    })
+}
+
+fn markdown(probes: &[(&Definition, State)]) -> String {
+    let row = |(probe, _): &(&Definition, State)| {
+        let signals: Vec<&str> = probe
+            .metrics
+            .iter()
+            .map(|metric| metric.name)
+            .chain(probe.events.iter().map(|event| event.name))
+            .collect();
+        let columns = [
+            format!("`{}`", probe.name),
+            probe.use_when.replace('|', "\\|"),
+            source(probe).to_owned(),
+            overhead(probe).to_owned(),
+            switch(probe).to_owned(),
+            code(probe.capabilities),
+            code(&signals),
+        ];
+        format!("| {} |\n", columns.join(" | "))
+    };
+    let head = "| probe | use when | source | overhead | default | capabilities | metrics and events |\n|---|---|---|---|---|---|---|\n";
+    head.to_owned() + &probes.iter().map(row).collect::<String>()
+}
+
+fn code(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn source(probe: &Definition) -> &'static str {
+    match probe.source {
+        Source::Procfs => "procfs",
+        Source::Netlink => "netlink",
+        Source::Ebpf => "ebpf",
+    }
+}
+
+fn overhead(probe: &Definition) -> &'static str {
+    match probe.overhead {
+        Overhead::Low => "low",
+        Overhead::Medium => "medium",
+        Overhead::High => "high",
+    }
+}
+
+fn switch(probe: &Definition) -> &'static str {
+    if probe.default { "on" } else { "off" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::PACKETLOSS;
+
+    const TCP: Definition = Definition {
+        name: "tcp",
+        use_when: "connections fail | stall",
+        source: Source::Procfs,
+        capabilities: &["CAP_SYS_PTRACE", "CAP_BPF"],
+        ..PACKETLOSS
+    };
+
+    fn rows() -> Vec<(&'static Definition, State)> {
+        vec![(&TCP, State { can_run: Ok(()) }), (&TCP, State { can_run: Err("no BTF".into()) })]
+    }
+
+    #[test]
+    fn people_see_a_line_a_probe_with_the_reason_when_it_cannot_run() {
+        let text = table(TableFormat::Text, &rows());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(
+            lines[1].split_whitespace().take(5).collect::<Vec<_>>(),
+            ["tcp", "procfs", "low", "on", "yes"]
+        );
+        assert!(lines[2].contains(" no ") && lines[2].ends_with("(cannot run here: no BTF)"), "{text}");
+    }
+
+    #[test]
+    fn scripts_get_every_key_of_every_probe() {
+        let value: Value = serde_json::from_str(&table(TableFormat::Json, &rows())).unwrap();
+        assert_eq!(value[0]["name"], "tcp");
+        assert_eq!(value[0]["can_run"], true);
+        assert_eq!(value[0]["reason"], Value::Null);
+        assert_eq!(value[1]["can_run"], false);
+        assert_eq!(value[1]["reason"], "no BTF");
+        assert_eq!(value[1]["capabilities"][1], "CAP_BPF");
+    }
+
+    #[test]
+    fn the_documentation_says_nothing_of_this_machine() {
+        let here = table(TableFormat::Markdown, &rows()[..1]);
+        assert_eq!(here, table(TableFormat::Markdown, &rows()[1..]));
+        assert!(here.contains("| `tcp` | connections fail \\| stall | procfs | low | on |"), "{here}");
+    }
+}
