@@ -34,6 +34,7 @@ mod writer;
 pub use cri::CriState;
 pub use entity::{Entity, EntityKind};
 pub use origin::{Netns, Origin};
+pub use registry::MAX_ENTITIES;
 pub use snapshot::{Counts, Gaps, Namespace, NetnsSource, Snapshot};
 
 /// How long what is gone still resolves: events wait in rings and channels for at most a few collection rounds.

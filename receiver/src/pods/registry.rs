@@ -12,7 +12,7 @@ use super::names::Names;
 
 /// Entities beyond this many are refused and counted: ten times what a node's 110 to 1,000 pods need. One costs about
 /// 2 KiB.
-pub(super) const MAX_ENTITIES: usize = 10_000;
+pub const MAX_ENTITIES: usize = 10_000;
 
 /// How long a name may be waited for: "within one second of its first packet".
 const PENDING: Duration = Duration::from_secs(1);
