@@ -31,6 +31,7 @@ mod snapshot;
 mod tree;
 mod writer;
 
+pub use cri::CriState;
 pub use entity::{Entity, EntityKind};
 pub use origin::{Netns, Origin};
 pub use registry::MAX_ENTITIES;
@@ -131,6 +132,15 @@ impl Pods {
         let _ = tokio::time::timeout(FRESH_WITHIN, published.wait_for(|answered| *answered >= ask)).await;
     }
 
+    /// Returns when all namespaces have their names, or the names' time is up: at the latest after a second.
+    pub async fn settled(&self) {
+        let mut published = self.published.clone();
+        let settled = async {
+            while self.snapshot().is_pending(Instant::now()) && published.changed().await.is_ok() {}
+        };
+        let _ = tokio::time::timeout(FRESH_WITHIN, settled).await;
+    }
+
     /// Whose an origin is, after a fresh scan if it is not known yet. `None`: the settings leave its namespace out.
     ///
     /// An origin that one scan did not find is not asked for again for some seconds, and gets what can be said of it
@@ -155,13 +165,21 @@ impl Pods {
 ///
 /// Blocks for the milliseconds of one scan, so that readers never see an empty node.
 pub fn start(settings: &Settings) -> (Pods, impl Future<Output = ()> + Send + use<>) {
+    let (demand, wanted) = watch::channel(cri::Demand::default());
+    let (cri, told) = cri::Cri::new(settings.cri.clone(), wanted);
     let mut scanner = scan::Scanner::new(settings);
-    let first = scanner.scan(&scan::Request::default(), Instant::now());
-    let current = Arc::new(ArcSwap::from_pointee(first));
+    let request = scan::Request { told: told.borrow().clone(), ..scan::Request::default() };
+    let current = Arc::new(ArcSwap::from_pointee(scanner.scan(&request, Instant::now())));
     let (asks, asked) = watch::channel(0);
     let (origins, unresolved) = mpsc::channel(MAX_ASKED);
     let (answered, published) = watch::channel(0);
     let pods = Pods { current: current.clone(), asks, origins, published };
-    let writer = writer::Writer { scanner, current, asked, unresolved, answered };
-    (pods, writer.run())
+    let writer = writer::Writer { scanner, current, asked, unresolved, told, demand, answered };
+    let run = async {
+        tokio::select! {
+            () = writer.run() => {}
+            () = cri.run() => {}
+        }
+    };
+    (pods, run)
 }

@@ -58,7 +58,7 @@ impl Processes {
     }
 
     /// When the process started, in clock ticks since boot; `None`: it is gone. With the pid this names one process for
-    /// good: field 22 of `/proc/<pid>/stat`, see proc_pid_stat(5).
+    /// good: field 22 of `/proc/<pid>/stat`, see `proc_pid_stat(5)`.
     pub(super) fn start_ticks(&self, pid: u32) -> Option<u64> {
         let stat = std::fs::read_to_string(self.file(pid, "stat")).ok()?;
         // The command, field 2, is in parentheses and may contain anything, parentheses and blanks too.

@@ -4,17 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cri::{CriState, Demand, Told};
 use super::entity::{Entity, EntityKind};
 use super::instance::{Instance, boot_unix_nanos};
 use super::instances::{Instances, Sighting};
 use super::named::Mounts;
-use super::names::Names;
 use super::origin::{Netns, Origin};
 use super::process::{Census, Processes};
 use super::registry::{Knowledge, Registry};
 use super::snapshot::{CgroupEntities, Counts, Gaps, Late, Namespace, NetnsSource, Snapshot};
 use super::tree::Tree;
-use super::{LATE, Settings, cookie, cri::Demand, node};
+use super::{LATE, Settings, cookie, node};
 
 /// Most namespaces that are gone and still resolve. Beyond it the oldest go first.
 const MAX_LATE: usize = 10_000;
@@ -35,10 +35,8 @@ const MAX_ABSENT: usize = 4_096;
 pub(super) struct Request {
     /// Origins that did not resolve.
     pub(super) origins: Vec<Origin>,
-    /// Names as last told by the runtime.
-    pub(super) names: Arc<Names>,
-    /// The runtime answers.
-    pub(super) names_come: bool,
+    /// What the container runtime told last.
+    pub(super) told: Told,
 }
 
 /// The writer's state: all that is carried from scan to scan.
@@ -97,7 +95,8 @@ impl Scanner {
 
     /// Looks at the node and says what there is. When `/proc` cannot be read, what was known stays.
     pub(super) fn scan(&mut self, request: &Request, now: Instant) -> Snapshot {
-        let known = Knowledge { names: &request.names, names_come: request.names_come, now };
+        let names_come = request.told.state.names_come();
+        let known = Knowledge { names: &request.told.names, names_come, now };
         let appeared = match self.processes.census() {
             Ok(census) => self.take_census(&census, &known),
             Err(error) => {
@@ -116,6 +115,7 @@ impl Scanner {
         self.note_absent(request, &mut snapshot, now);
         self.registry.forget_unused();
         snapshot.counts = self.counts();
+        snapshot.cri = request.told.state.clone();
         snapshot
     }
 
@@ -167,6 +167,7 @@ impl Scanner {
             absent: HashSet::new(),
             gaps: self.gaps(),
             counts: Counts::default(),
+            cri: CriState::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use super::super::names::{ContainerName, PodName};
+use super::super::names::{ContainerName, Names, PodName};
 use super::super::{CriSetting, Roots};
 use super::*;
 use tempfile::TempDir;
@@ -89,8 +89,14 @@ fn names() -> Arc<Names> {
     })
 }
 
+/// A scan while the runtime answers.
+fn told(names: Arc<Names>) -> Request {
+    let state = CriState::Connected("containerd".to_owned());
+    Request { told: Told { state, names }, ..Request::default() }
+}
+
 fn named() -> Request {
-    Request { names: names(), names_come: true, ..Request::default() }
+    told(names())
 }
 
 fn text(entity: &Entity, key: &str) -> Option<String> {
@@ -173,7 +179,7 @@ fn names_that_come_later_keep_the_key() {
     host.process(70, BLUE, 900, &pod_path(APP));
     let mut scanner = host.scanner();
     let start = Instant::now();
-    let request = Request { names_come: true, ..Request::default() };
+    let request = told(Arc::default());
     let before = scanner.scan(&request, start).resolve(&in_netns(BLUE)).unwrap();
     assert_eq!(before.pending_until, Some(start + Duration::from_secs(1)));
     assert_eq!(scanner.demand(start), Demand::Urgent);

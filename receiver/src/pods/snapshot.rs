@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cri::CriState;
 use super::entity::{Entity, EntityKind, unseen_netns};
 use super::origin::{Netns, Origin};
 
@@ -97,6 +98,7 @@ pub struct Snapshot {
     pub(super) absent: HashSet<(Netns, u64)>,
     pub(super) gaps: Gaps,
     pub(super) counts: Counts,
+    pub(super) cri: CriState,
 }
 
 impl Snapshot {
@@ -118,6 +120,16 @@ impl Snapshot {
     /// How many entities there are.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// How the connection to the container runtime is.
+    pub fn cri(&self) -> &CriState {
+        &self.cri
+    }
+
+    /// Whether names of some namespace's owner may still come.
+    pub fn is_pending(&self, now: Instant) -> bool {
+        self.namespaces.iter().any(|one| one.entity.pending_until.is_some_and(|until| now < until))
     }
 
     /// Whose an origin is. `None`: not known yet, or of a namespace that the settings leave out.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::cri::{Demand, Told};
 use super::origin::Origin;
 use super::scan::{Request, Scanner};
 use super::snapshot::Snapshot;
@@ -25,12 +26,16 @@ pub(super) struct Writer {
     /// Number of the last ask.
     pub(super) asked: watch::Receiver<u64>,
     pub(super) unresolved: mpsc::Receiver<Origin>,
+    /// What the container runtime tells.
+    pub(super) told: watch::Receiver<Told>,
+    /// How urgently names are wanted of it.
+    pub(super) demand: watch::Sender<Demand>,
     /// Number of the last ask that a published scan answers.
     pub(super) answered: watch::Sender<u64>,
 }
 
 impl Writer {
-    /// Scans every second, and when asked, until it is dropped or all readers are gone.
+    /// Scans every second, when asked, and when there are new names, until it is dropped or all readers are gone.
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(SCAN_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -39,6 +44,7 @@ impl Writer {
             tokio::select! {
                 _ = tick.tick() => {}
                 changed = self.asked.changed() => if changed.is_err() { return },
+                Ok(()) = self.told.changed() => {}
             }
             let Some(writer) = self.scan().await else { return };
             self = writer;
@@ -52,7 +58,9 @@ impl Writer {
         let ask = *self.asked.borrow_and_update();
         let request = self.request();
         let scanned = tokio::task::spawn_blocking(move || {
-            let snapshot = self.scanner.scan(&request, Instant::now());
+            let now = Instant::now();
+            let snapshot = self.scanner.scan(&request, now);
+            self.demand.send_replace(self.scanner.demand(now));
             (self, snapshot)
         });
         let (writer, snapshot) = scanned.await.ok()?;
@@ -63,6 +71,6 @@ impl Writer {
 
     fn request(&mut self) -> Request {
         let origins = std::iter::from_fn(|| self.unresolved.try_recv().ok()).collect();
-        Request { origins, ..Request::default() }
+        Request { origins, told: self.told.borrow_and_update().clone() }
     }
 }

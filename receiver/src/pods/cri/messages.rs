@@ -1,0 +1,85 @@
+//! The few messages of the Container Runtime Interface that names need, with only the fields that are read. Numbers from
+//! `runtime.v1` in k8s.io/cri-api, pkg/apis/runtime/v1/api.proto; unknown fields are skipped when decoding.
+
+use prost::Message;
+
+/// `VersionRequest`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VersionRequest {}
+
+/// `VersionResponse`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VersionResponse {
+    #[prost(string, tag = "2")]
+    pub(super) runtime_name: String,
+    #[prost(string, tag = "3")]
+    pub(super) runtime_version: String,
+}
+
+/// `ListPodSandboxRequest`, without a filter: all of them.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ListPodSandboxRequest {}
+
+/// `ListPodSandboxResponse`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ListPodSandboxResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) items: Vec<PodSandbox>,
+}
+
+/// `PodSandbox`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PodSandbox {
+    #[prost(string, tag = "1")]
+    pub(super) id: String,
+    #[prost(message, optional, tag = "2")]
+    pub(super) metadata: Option<PodSandboxMetadata>,
+}
+
+/// `PodSandboxMetadata`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PodSandboxMetadata {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) uid: String,
+    #[prost(string, tag = "3")]
+    pub(super) namespace: String,
+}
+
+/// `ListContainersRequest`, without a filter: all of them.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ListContainersRequest {}
+
+/// `ListContainersResponse`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) containers: Vec<Container>,
+}
+
+/// `Container`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Container {
+    #[prost(string, tag = "1")]
+    pub(super) id: String,
+    #[prost(string, tag = "2")]
+    pub(super) pod_sandbox_id: String,
+    #[prost(message, optional, tag = "3")]
+    pub(super) metadata: Option<ContainerMetadata>,
+}
+
+/// `ContainerMetadata`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ContainerMetadata {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+}
+
+/// `GetEventsRequest`
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct GetEventsRequest {}
+
+/// `ContainerEventResponse`. That something happened is all that is taken from it: the lists say what.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ContainerEventResponse {}

@@ -1,0 +1,70 @@
+//! The connection to a runtime that is absent, dead or hangs.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+
+use super::*;
+
+/// The task with this socket, running.
+fn cri(path: PathBuf) -> (watch::Receiver<Told>, watch::Sender<Demand>) {
+    let (demand, wanted) = watch::channel(Demand::None);
+    let (cri, told) = Cri::new(CriSetting::Socket(path), wanted);
+    tokio::spawn(cri.run());
+    (told, demand)
+}
+
+async fn state(told: &mut watch::Receiver<Told>, wanted: impl Fn(&CriState) -> bool) -> CriState {
+    let reached = told.wait_for(|told| wanted(&told.state));
+    let told = tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap().unwrap();
+    told.state.clone()
+}
+
+#[tokio::test]
+async fn without_a_socket_it_says_so_and_names_are_not_waited_for() {
+    let directory = TempDir::new().unwrap();
+    let (told, _demand) = cri(directory.path().join("none.sock"));
+    assert_eq!(told.borrow().state, CriState::NoSocket);
+    assert!(!told.borrow().state.names_come());
+}
+
+#[tokio::test]
+async fn a_socket_on_which_nobody_listens_is_a_failure_with_its_reason() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("dead.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    let (mut told, _demand) = cri(path);
+    assert_eq!(told.borrow().state, CriState::Connecting);
+    let CriState::Failed(reason) = state(&mut told, |state| matches!(state, CriState::Failed(_))).await
+    else {
+        unreachable!("waited for it");
+    };
+    assert!(reason.contains("dead.sock") && reason.contains("refused"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_is_given_up_after_its_deadline() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("hangs.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let silent = async {
+        let mut connections = Vec::new();
+        loop {
+            connections.push(listener.accept().await.unwrap());
+        }
+    };
+    let (mut told, _demand) = cri(path);
+    let failed = state(&mut told, |state| matches!(state, CriState::Failed(_)));
+    tokio::select! {
+        _ = silent => unreachable!("accepts for ever"),
+        state = failed => assert!(matches!(&state, CriState::Failed(reason) if reason.contains("in time")), "{state:?}"),
+    }
+}
+
+#[test]
+fn the_more_urgent_the_demand_the_sooner_the_next_list() {
+    let now = Instant::now();
+    assert_eq!(Demand::None.due(now), None);
+    assert!(Demand::Urgent.due(now) < Demand::Idle.due(now));
+}
