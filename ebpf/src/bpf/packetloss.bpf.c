@@ -108,7 +108,8 @@ static __always_inline void submit(void *ctx, struct sk_buff *skb, const struct 
 	e->location = location;
 	e->netns_cookie = k->netns_cookie;
 	e->cgroup = k->cgroup;
-	e->socket_cookie = o->sk ? BPF_CORE_READ(o->sk, __sk_common.skc_cookie.counter) : 0;
+	if (o->sk)
+		bpf_probe_read_kernel(&e->socket_cookie, sizeof(u64), &o->sk->__sk_common.skc_cookie);
 	e->netns = k->netns;
 	e->reason = k->reason;
 	e->source = k->source;
