@@ -9,7 +9,7 @@ usage: integration/setup.sh run | test | vm [KERNEL...] | lint
 run   what `make run` needs: compilers and headers from Debian
 test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Helm, schemas of Kubernetes
 vm    qemu, virtme-ng and the kernels of integration/kernels.txt (all, or those named, such as 6.1)
-lint  what `make lint` needs
+lint  what `make lint` needs: clang-format, shellcheck and cargo-deny
 
 Programs and kernels go to $JITTERSCOPE_CACHE (/var/cache/jitterscope if that is not set), keyed by version.
 Without root nothing is changed: what is missing is listed, and the exit code is 77 if there is something.
@@ -57,9 +57,7 @@ set_up_vm() {
 set_up_lint() {
 	need_rust
 	need_packages "${run_packages[@]}" "${lint_packages[@]}"
-	need_go
 	report_missing_commands
-	need_helm
 	need_cargo_deny
 }
 

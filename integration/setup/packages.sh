@@ -47,7 +47,9 @@ with_services_held() {
 }
 
 need_rust() {
+	local version
 	if ! command -v cargo >/dev/null; then
-		missing+=("Rust ${RUST_VERSION} or newer (cargo in PATH): install it with rustup or from your distribution; setup.sh does not")
+		version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/../Cargo.toml")
+		missing+=("Rust $version or newer (cargo in PATH): install it with rustup or from your distribution; setup.sh does not")
 	fi
 }

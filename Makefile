@@ -1,0 +1,37 @@
+# Each target sets up what it needs (integration/setup.sh, a second when all is there) and then leaves the work to cargo.
+
+# Arguments of the receiver: make run ARGS="--endpoint http://HOST:4317"
+ARGS ?=
+# Rows of integration/kernels.txt; all of them if empty.
+KERNELS ?=
+
+.PHONY: run test bench vm lint
+
+run:
+	integration/setup.sh run
+	cargo run --release --bin jitterscope -- run $(ARGS)
+
+# In continuous integration one older kernel belongs to it.
+test:
+	integration/setup.sh test
+	cargo build --workspace
+	cargo test --workspace
+	$(if $(CI),$(MAKE) vm KERNELS=6.1)
+
+bench:
+	integration/setup.sh test
+	cargo bench --package jitterscope-integration
+
+# The packet-loss tests on other kernels, in virtual machines.
+vm:
+	integration/setup.sh vm $(KERNELS)
+	integration/vm-tests.sh $(KERNELS)
+
+# Format and lints of all languages, and the dependencies: licences, duplicates, sources, known vulnerabilities.
+lint:
+	integration/setup.sh lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	clang-format-19 --dry-run -Werror $$(git ls-files '*.c' '*.h')
+	shellcheck --external-sources --source-path=SCRIPTDIR $$(git ls-files 'integration/*.sh' .ci/run | grep -v setup/)
+	integration/lint-dependencies.sh

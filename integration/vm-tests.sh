@@ -1,0 +1,34 @@
+#!/bin/bash
+# Runs the packet-loss tests, compiled here, on other kernels: all of kernels.txt, or those named as arguments.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/.."
+
+kernels=("$@")
+if [ ${#kernels[@]} -eq 0 ]; then
+	mapfile -t kernels < <(awk '/^[0-9]/ { print $1 }' "$here/kernels.txt")
+fi
+
+# The receiver itself, and cargo's list of test programs, of which those are taken whose name begins with packet_loss.
+cargo build --workspace
+mapfile -t programs < <(cargo test --workspace --tests --no-run --message-format=json 2>/dev/null |
+	sed -n 's/.*"executable":"\([^"]*\/packet_loss[^"/]*\)".*/\1/p')
+if [ ${#programs[@]} -eq 0 ]; then
+	echo "vm-tests.sh: no test program is named packet_loss..." >&2
+	exit 1
+fi
+
+failed=()
+for kernel in "${kernels[@]}"; do
+	for program in "${programs[@]}"; do
+		echo "vm-tests.sh: kernel $kernel: $program"
+		# One test at a time: the emulated machine is slow, and deadlines are for real ones.
+		"$here/vm.sh" "$kernel" -- "$program" --test-threads=1 || failed+=("$kernel: $program")
+	done
+done
+if [ ${#failed[@]} -gt 0 ]; then
+	printf 'vm-tests.sh: failed on kernel %s\n' "${failed[@]}" >&2
+	exit 1
+fi
+echo "vm-tests.sh: passed on ${kernels[*]}"
