@@ -7,6 +7,7 @@ pub mod once;
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use jitterscope_semconv::value::ProbeDropStage;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -15,7 +16,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    account::{State, accounts},
+    account::{Accounts, State, accounts},
     clock::Clock,
     config::{Change, ConfigError, Settings, Sources, Watch},
     export::{Exporters, Outbox, OutboxHandle, grpc::BuildError},
@@ -34,6 +35,15 @@ pub enum Format {
     Text,
     /// OTLP/JSON, one request a line.
     Json,
+}
+
+impl From<crate::cli::Format> for Format {
+    fn from(format: crate::cli::Format) -> Self {
+        match format {
+            crate::cli::Format::Text => Self::Text,
+            crate::cli::Format::Json => Self::Json,
+        }
+    }
 }
 
 /// Why a receiver cannot run.
@@ -247,29 +257,29 @@ impl Node {
         for task in self.health.iter().chain(&self.background) {
             task.abort();
         }
-        self.report();
-    }
-
-    /// The account at the end: what the probes saw and what became of it.
-    fn report(&self) {
-        for account in self.observed.accounts.iter().filter(|account| !account.definition.events.is_empty()) {
-            let terms = account.kernel_terms();
-            let dropped: u64 = jitterscope_semconv::value::ProbeDropStage::ALL.iter().map(|stage| account.dropped(*stage)).sum();
-            info!(
-                probe = account.definition.name,
-                seen = terms.seen,
-                exported = account.exported(),
-                suppressed = terms.suppressed,
-                lost = terms.lost,
-                dropped,
-                "account"
-            );
-        }
+        report(&self.observed.accounts);
     }
 
     /// Who is who on this node.
     pub fn pods(&self) -> &Pods {
         &self.observed.pods
+    }
+}
+
+/// The account at the end: what the probes saw and what became of it.
+fn report(accounts: &Accounts) {
+    for account in accounts.iter().filter(|account| !account.definition.events.is_empty()) {
+        let terms = account.kernel_terms();
+        let dropped: u64 = ProbeDropStage::ALL.iter().map(|stage| account.dropped(*stage)).sum();
+        info!(
+            probe = account.definition.name,
+            seen = terms.seen,
+            exported = account.exported(),
+            suppressed = terms.suppressed,
+            lost = terms.lost,
+            dropped,
+            "account"
+        );
     }
 }
 

@@ -12,6 +12,18 @@ pub struct State {
     pub can_run: Result<(), String>,
 }
 
+impl State {
+    /// What opening the probe showed.
+    #[must_use]
+    pub fn of(state: &crate::account::State) -> Self {
+        let can_run = match state {
+            crate::account::State::Skipped(skip) => Err(skip.to_string()),
+            _ => Ok(()),
+        };
+        Self { can_run }
+    }
+}
+
 /// The table. Markdown is for the documentation and leaves out what depends on the machine.
 #[must_use]
 pub fn table(format: TableFormat, probes: &[(&Definition, State)]) -> String {

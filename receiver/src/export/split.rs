@@ -13,7 +13,7 @@ use super::Payload;
 
 /// Bytes of one request before compression. gRPC servers refuse messages over 4 MiB by default; the rest is
 /// room for the frame.
-pub const REQUEST_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+pub(super) const REQUEST_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// One encoded request and how many points or records it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Encoded {
 
 /// The payload as encoded requests of at most `limit` bytes, in order, and the number of items that are too
 /// large on their own.
-pub fn encode(payload: &Payload, limit: usize) -> (Vec<Encoded>, u64) {
+pub(super) fn encode(payload: &Payload, limit: usize) -> (Vec<Encoded>, u64) {
     let mut parts = Parts { limit, requests: Vec::new(), too_large: 0 };
     match payload {
         Payload::Metrics(request) => parts.whole_or_halved(request),
@@ -71,12 +71,12 @@ impl Parts {
 }
 
 /// Points of a request.
-pub fn points(request: &ExportMetricsServiceRequest) -> u64 {
+pub(super) fn points(request: &ExportMetricsServiceRequest) -> u64 {
     request.items()
 }
 
 /// Records of a request.
-pub fn records(request: &ExportLogsServiceRequest) -> u64 {
+pub(super) fn records(request: &ExportLogsServiceRequest) -> u64 {
     request.items()
 }
 

@@ -175,13 +175,10 @@ async fn write_text(mut inbox: Inbox, mut text: Text) {
             Some(at) => timeout_at(at, inbox.receiver.recv()).await,
             None => Ok(inbox.receiver.recv().await),
         };
-        match next {
-            Ok(Some(delivery)) => inbox.written(&delivery, text.write(&delivery.payload)),
-            Ok(None) | Err(_) => {
-                if let Err(error) = text.flush() {
-                    debug!(%error, "output");
-                }
-            }
+        if let Ok(Some(delivery)) = &next {
+            inbox.written(delivery, text.write(&delivery.payload));
+        } else if let Err(error) = text.flush() {
+            debug!(%error, "output");
         }
         if matches!(next, Ok(None)) {
             return;

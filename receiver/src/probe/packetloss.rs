@@ -16,7 +16,7 @@ use std::{
 
 use jitterscope_ebpf::{
     Kernel, Ring, Symbols,
-    abi::{direction, drop_key, drop_source},
+    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key},
     host_netns,
     packetloss::{self, LISTEN_OVERFLOWS, PacketLoss, Reasons},
 };
@@ -178,7 +178,7 @@ impl Sums {
     fn add(&mut self, key: &drop_key, packets: u64, reasons: &Reasons, round: &Round<'_>) {
         // Namespaces that the settings leave out have no entity and no points.
         let Some(entity) = round.entity(&origin(key.netns, key.netns_cookie, key.cgroup)) else { return };
-        let what = What::of(key, reasons);
+        let what = What::of(key.into(), reasons);
         let sum = self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
         sum.packets += packets;
     }
@@ -195,8 +195,38 @@ struct What {
     host: bool,
 }
 
+/// The fields that counters and events of the kernel have in common.
+struct Raw {
+    source: u32,
+    reason: u32,
+    direction: u8,
+    protocol: u8,
+    family: u8,
+    host: u8,
+}
+
+macro_rules! raw_of {
+    ($record:ty) => {
+        impl From<&$record> for Raw {
+            fn from(record: &$record) -> Self {
+                Self {
+                    source: record.source,
+                    reason: record.reason,
+                    direction: record.direction,
+                    protocol: record.protocol,
+                    family: record.family,
+                    host: record.host,
+                }
+            }
+        }
+    };
+}
+
+raw_of!(drop_key);
+raw_of!(packetloss::Event);
+
 impl What {
-    fn of(key: &drop_key, reasons: &Reasons) -> Self {
+    fn of(key: Raw, reasons: &Reasons) -> Self {
         Self {
             reason: reason_name(key.source, key.reason, reasons),
             subsystem: subsystem_name(key.reason, reasons),
@@ -223,7 +253,7 @@ impl What {
 /// The running kernel's name of a reason; before it gives reasons, and for the hook that has none, what it says
 /// elsewhere.
 fn reason_name(source: u32, reason: u32, reasons: &Reasons) -> String {
-    if source == drop_source::DROP_SOURCE_LISTEN_OVERFLOW as u32 {
+    if source == DROP_SOURCE_LISTEN_OVERFLOW {
         return LISTEN_OVERFLOWS.to_owned();
     }
     match reasons.name(reason) {
@@ -242,8 +272,8 @@ fn subsystem_name(reason: u32, reasons: &Reasons) -> String {
 
 fn direction_name(value: u8) -> Option<NetworkIoDirection> {
     match u32::from(value) {
-        value if value == direction::DIRECTION_TRANSMIT as u32 => Some(NetworkIoDirection::Transmit),
-        value if value == direction::DIRECTION_RECEIVE as u32 => Some(NetworkIoDirection::Receive),
+        DIRECTION_TRANSMIT => Some(NetworkIoDirection::Transmit),
+        DIRECTION_RECEIVE => Some(NetworkIoDirection::Receive),
         _ => None,
     }
 }

@@ -63,9 +63,8 @@ impl Probe for Udp {
         for namespace in round.namespaces() {
             let mut emit = batch.entity(&namespace.namespace.entity, namespace.namespace.started_unix_nano);
             for (table, groups) in [(namespace.snmp(), &IPV4), (namespace.snmp6(), &IPV6)] {
-                for group in groups {
-                    table.map_or((), |table| group.emit(table, &mut emit));
-                }
+                let Some(table) = table else { continue };
+                groups.iter().for_each(|group| group.emit(table, &mut emit));
             }
         }
         Ok(())
@@ -80,7 +79,9 @@ impl Group {
         self.datagrams(NetworkIoDirection::Receive, received, emit);
         self.datagrams(NetworkIoDirection::Transmit, get("OutDatagrams").unwrap_or(0), emit);
         for (name, reason) in REASONS {
-            get(name).map_or((), |value| self.errors(reason, value, emit));
+            if let Some(value) = get(name) {
+                self.errors(reason, value, emit);
+            }
         }
         let named = ["RcvbufErrors", "InCsumErrors", "MemErrors"].iter().filter_map(|name| get(name)).sum();
         let other = get("InErrors").unwrap_or(0).saturating_sub(named);

@@ -8,7 +8,7 @@ use jitterscope_semconv::{
 };
 use opentelemetry::{
     KeyValue, Value,
-    metrics::{AsyncInstrument, Meter},
+    metrics::Meter,
 };
 
 use super::{Observed, process};
@@ -19,9 +19,11 @@ use crate::{
     pods::{self, EntityKind},
 };
 
-type U64<'a> = &'a dyn AsyncInstrument<u64>;
-type I64<'a> = &'a dyn AsyncInstrument<i64>;
-type F64<'a> = &'a dyn AsyncInstrument<f64>;
+/// Takes a value and its attributes.
+type Emit<'a, T> = &'a mut dyn FnMut(T, &[KeyValue]);
+type U64<'a> = Emit<'a, u64>;
+type I64<'a> = Emit<'a, i64>;
+type F64<'a> = Emit<'a, f64>;
 
 /// Registers all of them.
 pub(super) fn register(meter: &Meter, observed: &Observed) {
@@ -44,29 +46,29 @@ fn signed(value: u64) -> i64 {
 
 fn counter(meter: &Meter, metric: &'static Metric, read: impl Fn(U64<'_>) + Send + Sync + 'static) {
     let builder = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
-    builder.with_callback(move |instrument| read(instrument)).build();
+    builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 fn seconds(meter: &Meter, metric: &'static Metric, read: impl Fn(F64<'_>) + Send + Sync + 'static) {
     let builder = meter.f64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
-    builder.with_callback(move |instrument| read(instrument)).build();
+    builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 fn amount(meter: &Meter, metric: &'static Metric, read: impl Fn(I64<'_>) + Send + Sync + 'static) {
     let builder =
         meter.i64_observable_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
-    builder.with_callback(move |instrument| read(instrument)).build();
+    builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 /// Calls `read` for each probe with its account and its name as an attribute.
-fn each_probe<I: ?Sized>(
+fn each_probe<T: 'static>(
     observed: &Observed,
-    read: impl Fn(&I, &Account, KeyValue) + Send + Sync + 'static,
-) -> impl Fn(&I) + Send + Sync + 'static {
+    read: impl Fn(Emit<'_, T>, &Account, KeyValue) + Send + Sync + 'static,
+) -> impl Fn(Emit<'_, T>) + Send + Sync + 'static {
     let accounts = Arc::clone(&observed.accounts);
-    move |instrument| {
+    move |emit| {
         for account in accounts.iter() {
-            read(instrument, account, of(&key::PROBE_NAME, account.definition.name));
+            read(emit, account, of(&key::PROBE_NAME, account.definition.name));
         }
     }
 }
@@ -75,13 +77,13 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     let states = each_probe(observed, |to: I64<'_>, account, probe| {
         let now = account.state.load().name();
         for state in ProbeState::ALL {
-            to.observe(i64::from(*state == now), &[probe.clone(), of(&key::PROBE_STATE, state.as_str())]);
+            to(i64::from(*state == now), &[probe.clone(), of(&key::PROBE_STATE, state.as_str())]);
         }
     });
-    amount(meter, &metric::PROBE_STATE, move |to| states(&to));
+    amount(meter, &metric::PROBE_STATE, states);
     let kernel = |metric, term: fn(&Account) -> u64| {
-        let read = each_probe(observed, move |to: U64<'_>, account, probe| has_events(account, || to.observe(term(account), &[probe])));
-        counter(meter, metric, move |to| read(&to));
+        let read = each_probe(observed, move |to: U64<'_>, account, probe| has_events(account, || to(term(account), &[probe])));
+        counter(meter, metric, read);
     };
     kernel(&metric::PROBE_EVENTS_SEEN, |account| account.kernel_terms().seen);
     kernel(&metric::PROBE_EVENTS_SUPPRESSED, |account| account.kernel_terms().suppressed);
@@ -90,15 +92,15 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     let dropped = each_probe(observed, |to: U64<'_>, account, probe| {
         has_events(account, || {
             for stage in ProbeDropStage::ALL {
-                to.observe(account.dropped(*stage), &[probe.clone(), of(&key::PROBE_DROP_STAGE, stage.as_str())]);
+                to(account.dropped(*stage), &[probe.clone(), of(&key::PROBE_DROP_STAGE, stage.as_str())]);
             }
         });
     });
-    counter(meter, &metric::PROBE_EVENTS_DROPPED, move |to| dropped(&to));
-    let series = each_probe(observed, |to: I64<'_>, account, probe| to.observe(account.series(), &[probe]));
-    amount(meter, &metric::PROBE_SERIES_COUNT, move |to| series(&to));
-    let limit = each_probe(observed, |to: I64<'_>, _, probe| to.observe(SERIES_LIMIT as i64, &[probe]));
-    amount(meter, &metric::PROBE_SERIES_LIMIT, move |to| limit(&to));
+    counter(meter, &metric::PROBE_EVENTS_DROPPED, dropped);
+    let series = each_probe(observed, |to: I64<'_>, account, probe| to(account.series(), &[probe]));
+    amount(meter, &metric::PROBE_SERIES_COUNT, series);
+    let limit = each_probe(observed, |to: I64<'_>, _, probe| to(SERIES_LIMIT as i64, &[probe]));
+    amount(meter, &metric::PROBE_SERIES_LIMIT, limit);
 }
 
 fn has_events(account: &Account, observe: impl FnOnce()) {
@@ -111,20 +113,20 @@ fn probe_programs(meter: &Meter, observed: &Observed) {
     let runs = |metric, figure: fn(&jitterscope_ebpf::ProgramStats) -> u64| {
         let read = each_probe(observed, move |to: U64<'_>, account, probe| {
             for program in &account.usage.load().programs {
-                to.observe(figure(program), &[probe.clone(), of(&key::PROBE_PROGRAM, program.name.clone())]);
+                to(figure(program), &[probe.clone(), of(&key::PROBE_PROGRAM, program.name.clone())]);
             }
         });
-        counter(meter, metric, move |to| read(&to));
+        counter(meter, metric, read);
     };
     runs(&metric::PROBE_PROGRAM_RUNS, |program| program.runs);
     runs(&metric::PROBE_PROGRAM_RECURSION_MISSES, |program| program.recursion_misses);
     let time = each_probe(observed, |to: F64<'_>, account, probe| {
         for program in &account.usage.load().programs {
             let attributes = [probe.clone(), of(&key::PROBE_PROGRAM, program.name.clone())];
-            to.observe(program.time as f64 / 1e9, &attributes);
+            to(program.time as f64 / 1e9, &attributes);
         }
     });
-    seconds(meter, &metric::PROBE_PROGRAM_TIME, move |to| time(&to));
+    seconds(meter, &metric::PROBE_PROGRAM_TIME, time);
 }
 
 fn probe_maps(meter: &Meter, observed: &Observed) {
@@ -132,13 +134,12 @@ fn probe_maps(meter: &Meter, observed: &Observed) {
         let read = each_probe(observed, move |to: I64<'_>, account, probe| {
             for map in &account.usage.load().maps {
                 if let Some(value) = figure(map) {
-                    to.observe(signed(value), &[probe.clone(), of(&key::PROBE_MAP, map.name.clone())]);
+                    to(signed(value), &[probe.clone(), of(&key::PROBE_MAP, map.name.clone())]);
                 }
             }
         });
-        amount(meter, metric, move |to| read(&to));
+        amount(meter, metric, read);
     };
-    maps(&metric::PROBE_MAP_ENTRIES, |map| map.entries);
     maps(&metric::PROBE_MAP_LIMIT, |map| Some(map.limit.into()));
     maps(&metric::PROBE_MAP_MEMORY, |map| Some(map.memory));
 }
@@ -154,23 +155,23 @@ fn entities(meter: &Meter, observed: &Observed) {
             (KindName::Netns, EntityKind::Netns),
         ];
         for (name, kind) in kinds {
-            to.observe(signed(snapshot.counts().of(kind) as u64), &[of(&key::ENTITY_KIND, name.as_str())]);
+            to(signed(snapshot.counts().of(kind) as u64), &[of(&key::ENTITY_KIND, name.as_str())]);
         }
     });
-    amount(meter, &metric::ENTITY_LIMIT, |to| to.observe(pods::MAX_ENTITIES as i64, &[]));
+    amount(meter, &metric::ENTITY_LIMIT, |to| to(pods::MAX_ENTITIES as i64, &[]));
 }
 
 /// Calls `read` for each destination and signal with attributes that name both.
-fn each_destination<I: ?Sized>(
+fn each_destination<T: 'static>(
     observed: &Observed,
-    read: impl Fn(&I, &DestinationAccount, Signal, [KeyValue; 2]) + Send + Sync + 'static,
-) -> impl Fn(&I) + Send + Sync + 'static {
+    read: impl Fn(Emit<'_, T>, &DestinationAccount, Signal, [KeyValue; 2]) + Send + Sync + 'static,
+) -> impl Fn(Emit<'_, T>) + Send + Sync + 'static {
     let destinations = Arc::clone(&observed.destinations);
-    move |instrument| {
+    move |emit| {
         for account in destinations.load().iter() {
             for signal in [Signal::Metrics, Signal::Logs] {
                 let name = of(&key::EXPORTER_DESTINATION, account.name.clone());
-                read(instrument, account, signal, [of(&key::SIGNAL, signal.name()), name]);
+                read(emit, account, signal, [of(&key::SIGNAL, signal.name()), name]);
             }
         }
     }
@@ -178,21 +179,21 @@ fn each_destination<I: ?Sized>(
 
 fn queues(meter: &Meter, observed: &Observed) {
     let size = each_destination(observed, |to: I64<'_>, account, signal, attributes| {
-        to.observe(signed(account.queued.get(signal)), &attributes);
+        to(signed(account.queued.get(signal)), &attributes);
     });
-    amount(meter, &metric::EXPORTER_QUEUE_SIZE, move |to| size(&to));
+    amount(meter, &metric::EXPORTER_QUEUE_SIZE, size);
     let length = each_destination(observed, |to: I64<'_>, account, signal, attributes| {
-        to.observe(signed(account.waiting.get(signal)), &attributes);
+        to(signed(account.waiting.get(signal)), &attributes);
     });
-    amount(meter, &metric::EXPORTER_QUEUE_LENGTH, move |to| length(&to));
+    amount(meter, &metric::EXPORTER_QUEUE_LENGTH, length);
     let capacity = each_destination(observed, |to: I64<'_>, account, _, attributes| {
-        to.observe(signed(account.capacity), &attributes);
+        to(signed(account.capacity), &attributes);
     });
-    amount(meter, &metric::EXPORTER_QUEUE_CAPACITY, move |to| capacity(&to));
+    amount(meter, &metric::EXPORTER_QUEUE_CAPACITY, capacity);
     let retries = each_destination(observed, |to: U64<'_>, account, signal, attributes| {
-        to.observe(account.retries.get(signal), &attributes);
+        to(account.retries.get(signal), &attributes);
     });
-    counter(meter, &metric::EXPORTER_RETRIES, move |to| retries(&to));
+    counter(meter, &metric::EXPORTER_RETRIES, retries);
 }
 
 fn outcomes(meter: &Meter, observed: &Observed) {
@@ -205,10 +206,10 @@ fn outcomes(meter: &Meter, observed: &Observed) {
         ];
         for (cause, items) in causes {
             let cause = of(&key::EXPORTER_DROP_CAUSE, cause.as_str());
-            to.observe(items.get(signal), &[of_signal.clone(), name.clone(), cause]);
+            to(items.get(signal), &[of_signal.clone(), name.clone(), cause]);
         }
     });
-    counter(meter, &metric::EXPORTER_DROPS, move |to| drops(&to));
+    counter(meter, &metric::EXPORTER_DROPS, drops);
     for (metric, signal, component) in [
         (
             &metric::OTEL_SDK_EXPORTER_METRIC_DATA_POINT_EXPORTED,
@@ -221,23 +222,23 @@ fn outcomes(meter: &Meter, observed: &Observed) {
             if of == signal {
                 let name = KeyValue::new(key::OTEL_COMPONENT_NAME.key, name.value);
                 let component = KeyValue::new(key::OTEL_COMPONENT_TYPE.key, component.as_str());
-                to.observe(account.delivered.get(signal), &[component, name]);
+                to(account.delivered.get(signal), &[component, name]);
             }
         });
-        counter(meter, metric, move |to| exported(&to));
+        counter(meter, metric, exported);
     }
 }
 
 fn process_cost(meter: &Meter) {
     seconds(meter, &metric::PROCESS_CPU_TIME, |to| {
         if let Some((user, system)) = process::cpu_seconds() {
-            to.observe(user, &[of(&key::CPU_MODE, CpuMode::User.as_str())]);
-            to.observe(system, &[of(&key::CPU_MODE, CpuMode::System.as_str())]);
+            to(user, &[of(&key::CPU_MODE, CpuMode::User.as_str())]);
+            to(system, &[of(&key::CPU_MODE, CpuMode::System.as_str())]);
         }
     });
     amount(meter, &metric::PROCESS_MEMORY_USAGE, |to| {
         if let Some(bytes) = process::resident_bytes() {
-            to.observe(signed(bytes), &[]);
+            to(signed(bytes), &[]);
         }
     });
 }

@@ -14,7 +14,7 @@ pub(super) fn cpu_seconds() -> Option<(f64, f64)> {
 }
 
 /// Resident memory of this process in bytes (proc(5), `/proc/pid/statm`, field 2).
-pub fn resident_bytes() -> Option<u64> {
+pub(super) fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)

@@ -29,7 +29,7 @@ impl Teller {
     }
 
     pub(super) fn occurrence(&mut self, record: &Event, reasons: &Reasons, clock: &Clock) -> Occurrence {
-        let what = What::of(&record.key(), reasons);
+        let what = What::of(record.into(), reasons);
         let packet = Packet::of(record);
         let mut attributes = key_values(&what.attributes());
         attributes.extend(packet.attributes(record));
@@ -46,8 +46,8 @@ impl Teller {
     /// Function and offset, and the stack where it was asked for.
     fn place(&mut self, record: &Event) -> Vec<KeyValue> {
         let mut attributes = Vec::new();
-        if let Some(symbol) = self.symbols.resolve(record.location) {
-            attributes.push(key_value(&key::PACKET_DROP_LOCATION, symbol.as_str()));
+        if let Some(symbol) = self.symbols.name(record.location) {
+            attributes.push(key_value(&key::PACKET_DROP_LOCATION, symbol));
         }
         let frames = record.stack.iter().take(record.frames as usize);
         let stack: Vec<String> = frames.map(|frame| self.symbol(*frame)).collect();
@@ -58,7 +58,7 @@ impl Teller {
     }
 
     fn symbol(&mut self, address: u64) -> String {
-        self.symbols.resolve(address).unwrap_or_else(|| format!("{address:#x}"))
+        self.symbols.name(address).map_or_else(|| format!("{address:#x}"), str::to_owned)
     }
 }
 
