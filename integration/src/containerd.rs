@@ -70,8 +70,8 @@ impl Containerd {
     /// Errors: something that it needs is not installed, or it does not open its socket in time.
     pub async fn start() -> Result<Self> {
         let directory = TempDir::new().context("cannot make a directory")?;
-        let bridge = format!("jsc{}", std::process::id());
-        write_configuration(directory.path(), &bridge)?;
+        let (bridge, network) = unique(directory.path());
+        write_configuration(directory.path(), &bridge, network)?;
         let log = fs::File::create(directory.path().join("log"))?;
         let process = Command::new("containerd")
             .arg("--config")
@@ -179,11 +179,23 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// containerd's own configuration, and that of the pods' network: a bridge in the host's namespace, IPv4 and IPv6.
-fn write_configuration(directory: &Path, bridge: &str) -> Result<()> {
+/// A name for the bridge and a number for its network, from the directory's random name: tests run side by side.
+fn unique(directory: &Path) -> (String, u8) {
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let random: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let number = random.bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte));
+    (format!("js{random}"), number)
+}
+
+/// containerd's own configuration, and that of the pods' network: a bridge in the host's namespace, with addresses that
+/// are set aside for tests (RFC 2544) and unique local ones.
+fn write_configuration(directory: &Path, bridge: &str, network: u8) -> Result<()> {
     let fill = |text: &str| {
         let directory = directory.display().to_string();
-        text.replace("{dir}", &directory).replace("{bridge}", bridge).replace("{image}", image::NAME)
+        text.replace("{dir}", &directory)
+            .replace("{bridge}", bridge)
+            .replace("{network}", &network.to_string())
+            .replace("{image}", image::NAME)
     };
     fs::create_dir_all(directory.join("net.d"))?;
     fs::write(directory.join("config.toml"), fill(include_str!("containerd/config.toml")))?;
