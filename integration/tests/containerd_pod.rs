@@ -1,5 +1,9 @@
 //! Real pods in containerd: named within a second, told apart, and still known after their end. Needs root.
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test does")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test that is skipped says why, and one that ran what it measured"
+)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -221,5 +221,6 @@ fn reason(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-#[path = "cri/tests.rs"]
+mod fake;
+#[cfg(test)]
 mod tests;
