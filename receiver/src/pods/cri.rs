@@ -161,7 +161,9 @@ impl Cri {
         let names = Arc::new(self.memory.update(client.names(runtime).await?, Instant::now().into_std()));
         self.told.send_if_modified(|told| {
             let changed = told.names != names;
-            told.names = names;
+            if changed {
+                told.names = names;
+            }
             changed
         });
         Ok(())
@@ -219,5 +221,6 @@ fn reason(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-#[path = "cri/tests.rs"]
+mod fake;
+#[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ struct Held {
 
 /// What is known at one scan beside what the kernel says.
 pub(super) struct Knowledge<'a> {
-    pub(super) names: &'a Names,
+    pub(super) names: &'a Arc<Names>,
     /// The runtime answers, so that missing names can be waited for.
     pub(super) names_come: bool,
     pub(super) now: Instant,

@@ -9,6 +9,7 @@ use super::entity::{Entity, EntityKind};
 use super::instance::{Instance, boot_unix_nanos};
 use super::instances::{Instances, Sighting};
 use super::named::Mounts;
+use super::names::Names;
 use super::origin::{Netns, Origin};
 use super::process::{Census, Processes};
 use super::registry::{Knowledge, Registry};
@@ -48,7 +49,10 @@ pub(super) struct Scanner {
     walked: Option<Instant>,
     instances: Instances,
     registry: Registry,
-    late: Vec<Late>,
+    /// Namespaces that are gone, and since when.
+    late: Vec<(Instance, Instant)>,
+    /// Entities of cgroups, and the names with which they were made. Empty after a walk.
+    cgroups: Option<(Arc<Names>, Arc<CgroupEntities>)>,
     absent: HashMap<(Netns, u64), Instant>,
     node: Arc<Entity>,
     host: Namespace,
@@ -80,6 +84,7 @@ impl Scanner {
             instances: Instances::default(),
             registry: Registry::new(node_name),
             late: Vec::new(),
+            cgroups: None,
             absent: HashMap::new(),
             node,
             unreadable: 0,
@@ -108,6 +113,7 @@ impl Scanner {
         let due = self.walked.is_none_or(|walked| now.duration_since(walked) >= WALK_EVERY);
         if appeared || due || !request.origins.is_empty() {
             self.tree.walk(now);
+            self.cgroups = None;
             self.walked = Some(now);
         }
         self.scans += 1;
@@ -131,38 +137,37 @@ impl Scanner {
             now: known.now,
         };
         let changes = self.instances.update(&seen);
-        for instance in &changes.departed {
-            let entity = self.entity(instance, known);
-            self.late.push(Late { id: instance.id, entity, gone: known.now });
-        }
-        self.late.retain(|late| known.now.duration_since(late.gone) < LATE);
+        self.late.extend(changes.departed.into_iter().map(|instance| (instance, known.now)));
+        self.late.retain(|(_, gone)| known.now.duration_since(*gone) < LATE);
         self.late.drain(..self.late.len().saturating_sub(MAX_LATE));
         changes.appeared
-    }
-
-    /// Whose a namespace is. `None`: the settings leave it out, or there are too many.
-    fn entity(&mut self, instance: &Instance, known: &Knowledge<'_>) -> Option<Arc<Entity>> {
-        entity(&mut self.registry, instance, self.include_netns, self.scans <= 1, known)
     }
 
     fn snapshot(&mut self, known: &Knowledge<'_>) -> Snapshot {
         let mut namespaces = vec![self.host.clone()];
         let mut excluded = HashSet::new();
+        let settled = self.scans <= 1;
+        let mut entity = |instance| entity(&mut self.registry, instance, self.include_netns, settled, known);
+        // Made anew each time, for names can come after the end.
+        let late = self
+            .late
+            .iter()
+            .map(|(instance, _)| Late { id: instance.id, entity: entity(instance) })
+            .collect();
         for instance in self.instances.iter() {
-            let settled = self.scans <= 1;
-            match entity(&mut self.registry, instance, self.include_netns, settled, known) {
+            match entity(instance) {
                 Some(entity) => namespaces.extend(namespace(instance, entity)),
                 None => excluded.extend((!self.include_netns).then_some(instance.id.inode)),
             }
         }
         let by_inode = namespaces.iter().enumerate().map(|(at, one)| (one.id.inode, at)).collect();
-        let cgroups = self.tree.exists().then(|| Arc::new(self.cgroup_entities(known)));
+        let cgroups = self.tree.exists().then(|| self.cgroup_entities(known));
         Snapshot {
             node: self.node.clone(),
             namespaces,
             by_inode,
             excluded,
-            late: self.late.clone(),
+            late,
             cgroups,
             absent: HashSet::new(),
             gaps: self.gaps(),
@@ -171,11 +176,18 @@ impl Scanner {
         }
     }
 
-    fn cgroup_entities(&mut self, known: &Knowledge<'_>) -> CgroupEntities {
+    /// Entities of all cgroups. They change with walks and with names only.
+    fn cgroup_entities(&mut self, known: &Knowledge<'_>) -> Arc<CgroupEntities> {
+        if let Some((names, entities)) = &self.cgroups
+            && Arc::ptr_eq(names, known.names)
+        {
+            return entities.clone();
+        }
         let registry = &mut self.registry;
-        let entity = |owner: &Option<Arc<_>>| owner.as_ref().and_then(|owner| registry.owned(owner, known));
-        let mut entity = entity;
-        self.tree.cgroups().iter().map(|(id, cgroup)| (*id, entity(&cgroup.owner))).collect()
+        let mut entity = |owner: &Option<Arc<_>>| registry.owned(owner.as_ref()?, known);
+        let entities = self.tree.cgroups().iter().map(|(id, cgroup)| (*id, entity(&cgroup.owner))).collect();
+        let (_, entities) = self.cgroups.insert((known.names.clone(), Arc::new(entities)));
+        entities.clone()
     }
 
     fn gaps(&self) -> Gaps {
@@ -204,6 +216,7 @@ impl Scanner {
     }
 }
 
+/// Whose a namespace is. `None`: the settings leave it out, or there are too many.
 fn entity(
     registry: &mut Registry,
     instance: &Instance,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use super::super::names::{ContainerName, Names, PodName};
+use super::super::names::{ContainerName, PodName};
 use super::super::{CriSetting, Roots};
 use super::*;
 use tempfile::TempDir;
@@ -236,6 +236,20 @@ fn what_is_gone_still_resolves_for_thirty_seconds() {
     let too_late = scanner.scan(&Request::default(), start + Duration::from_secs(32));
     assert_eq!(name(&too_late), None);
     assert_eq!(too_late.counts().pods, 0);
+}
+
+#[test]
+fn a_pod_whose_names_come_after_its_end_is_named_all_the_same() {
+    let host = Host::new();
+    host.process(70, BLUE, 900, &pod_path(APP));
+    let app = host.cgroup(&pod_path(APP));
+    let mut scanner = host.scanner();
+    scanner.scan(&told(Arc::default()), Instant::now());
+    host.end(70);
+    scanner.scan(&told(Arc::default()), Instant::now());
+    let snapshot = scanner.scan(&named(), Instant::now());
+    assert_eq!(snapshot.resolve(&in_netns(BLUE)).unwrap().name, "shop/cart-7d9f");
+    assert_eq!(snapshot.resolve(&in_cgroup(BLUE, app)).unwrap().name, "shop/cart-7d9f/app");
 }
 
 #[test]

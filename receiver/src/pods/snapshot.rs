@@ -74,7 +74,6 @@ impl Counts {
 pub(super) struct Late {
     pub(super) id: Netns,
     pub(super) entity: Option<Arc<Entity>>,
-    pub(super) gone: Instant,
 }
 
 /// Cgroup ids: with the entity of those that belong to a pod or container, with `None` for the node's own.

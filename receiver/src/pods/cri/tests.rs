@@ -1,10 +1,11 @@
-//! The connection to a runtime that is absent, dead or hangs.
+//! The connection to a runtime: one that answers, one that is absent, dead or hangs.
 
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
+use super::fake::Runtime;
 use super::*;
 
 /// The task with this socket, running.
@@ -13,6 +14,17 @@ fn cri(path: PathBuf) -> (watch::Receiver<Told>, watch::Sender<Demand>) {
     let (cri, told) = Cri::new(CriSetting::Socket(path), wanted);
     tokio::spawn(cri.run());
     (told, demand)
+}
+
+/// Waits for a pod's name.
+async fn named(told: &mut watch::Receiver<Told>, name: &str) {
+    let uid = format!("uid of {name}");
+    let reached = told.wait_for(|told| told.names.pods.get(&uid).is_some_and(|pod| pod.name == name));
+    tokio::time::timeout(Duration::from_secs(5), reached).await.unwrap().unwrap();
+}
+
+fn is_connected(state: &CriState) -> bool {
+    matches!(state, CriState::Connected(runtime) if runtime == "fake")
 }
 
 async fn state(told: &mut watch::Receiver<Told>, wanted: impl Fn(&CriState) -> bool) -> CriState {
@@ -67,4 +79,55 @@ fn the_more_urgent_the_demand_the_sooner_the_next_list() {
     let now = Instant::now();
     assert_eq!(Demand::None.due(now), None);
     assert!(Demand::Urgent.due(now) < Demand::Idle.due(now));
+}
+
+#[tokio::test]
+async fn an_event_of_the_runtime_brings_the_names_without_any_demand() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("fake.sock");
+    let runtime = Runtime::new(true);
+    let _server = runtime.serve(&path);
+    let (mut told, _demand) = cri(path);
+    state(&mut told, is_connected).await;
+    for name in ["cart", "till"] {
+        runtime.run_pod(name);
+        named(&mut told, name).await;
+    }
+    assert!(runtime.lists() <= 4, "{} lists", runtime.lists());
+}
+
+#[tokio::test]
+async fn without_events_names_come_by_demand_and_only_while_it_lasts() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("fake.sock");
+    let runtime = Runtime::new(false);
+    let _server = runtime.serve(&path);
+    let (mut told, demand) = cri(path);
+    state(&mut told, is_connected).await;
+    assert_eq!(runtime.lists(), 1);
+    runtime.run_pod("cart");
+    let began = Instant::now();
+    demand.send_replace(Demand::Urgent);
+    named(&mut told, "cart").await;
+    demand.send_replace(Demand::None);
+    let lists = runtime.lists();
+    // One at start, and one at most for each pause that went by.
+    let most = 2 + began.elapsed().as_millis() / LIST_PAUSE.as_millis();
+    assert!(lists >= 2 && lists as u128 <= most, "{lists} lists instead of at most {most}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_and_comes_back_is_asked_again_and_names_stay_meanwhile() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("fake.sock");
+    let runtime = Runtime::new(true);
+    let server = runtime.serve(&path);
+    let (mut told, _demand) = cri(path.clone());
+    runtime.run_pod("cart");
+    named(&mut told, "cart").await;
+    server.abort();
+    state(&mut told, |state| matches!(state, CriState::Failed(_))).await;
+    named(&mut told, "cart").await;
+    let _server = runtime.serve(&path);
+    state(&mut told, is_connected).await;
 }

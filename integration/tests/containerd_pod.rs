@@ -1,0 +1,166 @@
+//! Real pods in containerd: named within a second, told apart, and still known after their end. Needs root.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test does")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test that is skipped says why, and one that ran what it measured"
+)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jitterscope::pods::{
+    CriSetting, CriState, Entity, EntityKind, Namespace, Netns, NetnsSource, Origin, Pods, Settings, start,
+};
+use jitterscope_integration::containerd::{Container, Containerd, Pod};
+
+/// "A new pod's signals carry its identity within 1 s of its first packet."
+const IDENTIFIED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether the test can run; without root it says so, and fails under CI.
+fn is_root() -> bool {
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    assert!(root || std::env::var_os("CI").is_none(), "needs root");
+    if !root {
+        println!("skipped: needs root to run containerd");
+    }
+    root
+}
+
+fn pods(containerd: &Containerd, cri: bool) -> Pods {
+    let cri = if cri { CriSetting::Socket(containerd.socket()) } else { CriSetting::Off };
+    let settings = Settings { cri, node_name: Some("node-a".to_owned()), ..Settings::default() };
+    let (pods, writer) = start(&settings);
+    tokio::spawn(writer);
+    pods
+}
+
+fn netns(pid: u32) -> u32 {
+    u32::try_from(fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().ino()).unwrap()
+}
+
+/// Id of a container's cgroup in the v2 hierarchy.
+fn cgroup(pod: &Pod, id: &str) -> u64 {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let root = roots.iter().find(|root| fs::exists(format!("{root}/cgroup.controllers")).unwrap());
+    fs::metadata(format!("{}{}/{id}", root.unwrap(), pod.cgroup())).unwrap().ino()
+}
+
+fn of_pod(pod: &Pod) -> Origin {
+    Origin { netns: Netns { inode: netns(pod.pid), cookie: 0 }, ..Origin::default() }
+}
+
+fn of_container(pod: &Pod, container: &Container) -> Origin {
+    Origin { cgroup: cgroup(pod, &container.id), ..of_pod(pod) }
+}
+
+fn text(entity: &Entity, key: &str) -> String {
+    let attribute = entity.resource.attributes.iter().find(|attribute| attribute.key == key);
+    let value = attribute.and_then(|attribute| attribute.value.clone()?.value);
+    match value {
+        Some(opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(text)) => text,
+        other => format!("{other:?}"),
+    }
+}
+
+/// Seconds in a file of `/proc` at this place.
+fn number(file: &str, place: usize) -> f64 {
+    let text = fs::read_to_string(file).unwrap();
+    text.rsplit(')').next().unwrap().split_ascii_whitespace().nth(place).unwrap().parse().unwrap()
+}
+
+/// How long ago a process started, to a hundredth of a second.
+fn age(pid: u32) -> Duration {
+    let started = number(&format!("/proc/{pid}/stat"), 19) / 100.0;
+    Duration::from_secs_f64((number("/proc/uptime", 0) - started).max(0.0))
+}
+
+/// Asks until the entity has this name.
+async fn named(pods: &Pods, origin: &Origin, name: &str) -> Arc<Entity> {
+    let began = Instant::now();
+    loop {
+        let entity = pods.attribute(origin).await.unwrap();
+        if entity.name == name {
+            return entity;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "still {} instead of {name}", entity.name);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn namespace(pods: &Pods, inode: u32) -> Option<Namespace> {
+    pods.snapshot().namespaces().iter().find(|namespace| namespace.id.inode == inode).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
+    if !is_root() {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let pods = pods(&containerd, true);
+    let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
+
+    let entity = named(&pods, &of_pod(&pod), "shop/cart-7d9f").await;
+    assert!(age(pod.pid) < IDENTIFIED_WITHIN, "{:?} after the start of its first process", age(pod.pid));
+    assert_eq!(entity.kind, EntityKind::Pod);
+    assert_eq!(text(&entity, "k8s.pod.uid"), pod.uid);
+    assert_eq!(text(&entity, "k8s.pod.name"), "cart-7d9f");
+    assert_eq!(text(&entity, "k8s.namespace.name"), "shop");
+    assert_eq!(text(&entity, "k8s.node.name"), "node-a");
+
+    let app = containerd.start_container(&pod, "app", &["sleep", "600"]).await.unwrap();
+    let container = named(&pods, &of_container(&pod, &app), "shop/cart-7d9f/app").await;
+    assert!(age(app.pid) < IDENTIFIED_WITHIN, "{:?} after the start of its first process", age(app.pid));
+    println!("named {:?} and {:?} after their start at the latest", age(pod.pid), age(app.pid));
+    assert_eq!((container.kind, container.pod), (EntityKind::Container, Some(entity.key)));
+    assert_eq!(text(&container, "k8s.container.name"), "app");
+    assert_eq!(text(&container, "container.id"), app.id);
+    assert_eq!(text(&container, "container.runtime.name"), "containerd");
+
+    let sandbox = Origin { cgroup: cgroup(&pod, &pod.sandbox), ..of_pod(&pod) };
+    assert_eq!(pods.attribute(&sandbox).await.unwrap().key, entity.key);
+
+    let seen = namespace(&pods, netns(pod.pid)).unwrap();
+    assert_eq!((seen.source, seen.entity.key), (NetnsSource::Task(pod.pid), entity.key));
+    let origins = [of_pod(&pod), of_container(&pod, &app)].map(|origin| Origin { netns: seen.id, ..origin });
+    containerd.remove_pod(&pod).await.unwrap();
+    pods.refreshed().await;
+    assert_eq!(namespace(&pods, seen.id.inode), None);
+    let late = origins.map(|origin| pods.snapshot().resolve(&origin).map(|entity| entity.name.clone()));
+    assert_eq!(late, [Some("shop/cart-7d9f".to_owned()), Some("shop/cart-7d9f/app".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_starts_later_names_all_pods_before_it_is_settled() {
+    if !is_root() {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let mut running = Vec::new();
+    for name in ["cart-1", "cart-2", "till-1"] {
+        running.push(containerd.run_pod("shop", name).await.unwrap());
+    }
+    let pods = pods(&containerd, true);
+    pods.settled().await;
+    for pod in &running {
+        let namespace = namespace(&pods, netns(pod.pid)).unwrap();
+        assert_eq!(namespace.entity.name, format!("shop/{}", pod.name));
+    }
+    assert_eq!(pods.snapshot().cri(), &CriState::Connected("containerd".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_runtimes_socket_a_pod_has_its_uid_and_a_container_its_id() {
+    if !is_root() {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let pods = pods(&containerd, false);
+    let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
+    let app = containerd.start_container(&pod, "app", &["sleep", "600"]).await.unwrap();
+    let name = format!("pod/{}", pod.uid);
+    named(&pods, &of_pod(&pod), &name).await;
+    named(&pods, &of_container(&pod, &app), &format!("{name}/{}", &app.id[..12])).await;
+}
