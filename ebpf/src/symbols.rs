@@ -46,7 +46,8 @@ impl Symbols {
 /// A line of the file: address, type letter, name.
 fn parse(line: &[u8]) -> Option<(u64, u8, &[u8])> {
     let (address, rest) = line.split_at_checked(16)?;
-    let address = address.iter().try_fold(0u64, |a, c| Some(a << 4 | u64::from((*c as char).to_digit(16)?)))?;
+    let address =
+        address.iter().try_fold(0u64, |a, c| Some(a << 4 | u64::from((*c as char).to_digit(16)?)))?;
     let name = rest.get(3..)?;
     let end = name.iter().position(|c| matches!(c, b'\t' | b'\n' | b' ')).unwrap_or(name.len());
     Some((address, rest[1], &name[..end]))
@@ -88,6 +89,8 @@ fn resolve(addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
 pub struct FunctionRange {
     /// Name in the kernel, clone suffix included.
     pub name: String,
+    /// Which of the names asked for it belongs to, by position.
+    pub wanted: usize,
     /// First address.
     pub start: u64,
     /// First address after it: the start of the next function.
@@ -101,9 +104,9 @@ pub fn function_ranges(names: &[&str]) -> io::Result<Vec<FunctionRange>> {
     let mut ranges = Vec::new();
     for_each_function(|start, name| {
         starts.push(start);
-        if names.iter().any(|wanted| is_function(name, wanted.as_bytes())) {
+        if let Some(wanted) = names.iter().position(|wanted| is_function(name, wanted.as_bytes())) {
             let name = String::from_utf8_lossy(name).into_owned();
-            ranges.push(FunctionRange { name, start, end: start });
+            ranges.push(FunctionRange { name, wanted, start, end: start });
         }
     })?;
     starts.sort_unstable();
