@@ -66,22 +66,30 @@ fn for_each_function(mut visit: impl FnMut(u64, &[u8])) -> io::Result<()> {
     Ok(())
 }
 
-/// The nearest function at or below each address. The file is not sorted where modules begin.
+/// The nearest function at or below each address. The file is not sorted where modules begin, so every
+/// function is offered to the first address at or above it, and what an address got is good for the next too.
 fn resolve(addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
-    let mut best: Vec<(u64, Vec<u8>)> = vec![(0, Vec::new()); addresses.len()];
+    let mut sorted = addresses.to_vec();
+    sorted.sort_unstable();
+    let mut best: Vec<(u64, Vec<u8>)> = vec![(0, Vec::new()); sorted.len()];
     for_each_function(|start, name| {
-        for (address, (found, text)) in addresses.iter().zip(&mut best) {
-            if start <= *address && start > *found {
-                *found = start;
-                text.clear();
-                text.extend_from_slice(name);
-            }
+        let at = sorted.partition_point(|address| *address < start);
+        if let Some((found, text)) = best.get_mut(at).filter(|(found, _)| *found < start) {
+            *found = start;
+            text.clear();
+            text.extend_from_slice(name);
         }
     })?;
-    let text = |(address, (start, name)): (&u64, (u64, Vec<u8>))| {
-        (start != 0).then(|| format!("{}+{:#x}", String::from_utf8_lossy(&name), address - start))
+    for i in 1..best.len() {
+        if best[i].0 < best[i - 1].0 {
+            best[i] = best[i - 1].clone();
+        }
+    }
+    let text = |address: &u64| {
+        let (start, name) = best.get(sorted.partition_point(|a| a < address))?;
+        (*start != 0).then(|| format!("{}+{:#x}", String::from_utf8_lossy(name), address - start))
     };
-    Ok(addresses.iter().zip(best).map(text).collect())
+    Ok(addresses.iter().map(text).collect())
 }
 
 /// Where a function's code is.

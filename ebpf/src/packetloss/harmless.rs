@@ -72,6 +72,8 @@ pub const HARMLESS: &[Harmless] = &[
     reason("SKB_DROP_REASON_TCP_OLD_ACK", "an acknowledgement that a later one overtook"),
     function("skb_queue_purge", "queued data of a socket or device that is being closed"),
     function("skb_queue_purge_reason", "queued data of a socket or device that is being closed"),
+    function("sk_stream_kill_queues", "what nobody had read when the socket was closed"),
+    function("icmpv6_rcv", "neighbour discovery, freed after use; bad checksums are in Icmp6InCsumErrors"),
     function("tcp_rcv_state_process", "an acknowledgement of a connection that closes, freed after use"),
     function(
         "ip6_mc_input",
