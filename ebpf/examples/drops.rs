@@ -1,6 +1,5 @@
 //! Shows what the packet-loss program counts while a command runs: `drops SECONDS [RATE]`.
 #![expect(clippy::print_stdout, reason = "a tool for the terminal")]
-#![expect(missing_docs, reason = "an example has no interface")]
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     probe.harmless().iter().for_each(|f| println!("harmless {f:?}"));
     let _stats = RunTimeStats::enable();
     probe.configure(rate, rate * 2, true)?;
-    std::thread::sleep(Duration::from_secs(seconds));
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let stop = arguments.next().unwrap_or_default();
+    while Instant::now() < until && !std::path::Path::new(&stop).exists() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let mut symbols = Symbols::default();
     let mut ring = probe.events().ok_or("ring taken")?;
     let mut addresses = Vec::new();
@@ -33,13 +36,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     probe.drops.for_each(|k, _| addresses.push(k.location))?;
     symbols.learn(&addresses);
-    for e in events.iter().rev().take(20) {
+    let mut shown = std::collections::HashSet::new();
+    for e in events
+        .iter()
+        .filter(|e| shown.insert((e.reason, e.location, e.family, e.host, e.direction, e.protocol)))
+    {
         let name = String::from_utf8_lossy(&e.interface).trim_end_matches('\0').to_owned();
         println!(
             "event ns {} in {} cgroup {} if {}:{} {:?} len {} {}/{} dir {} host {} {:?}:{} > {:?}:{} flags {:#x} at {:?}",
-            e.netns, e.happened_in, e.cgroup, e.ifindex, name, probe.reasons().name(e.reason), e.length, e.family,
-            e.protocol, e.direction, e.host, e.source_address, e.source_port, e.destination_address,
-            e.destination_port, e.tcp_flags, symbols.name(e.location),
+            e.netns,
+            e.happened_in,
+            e.cgroup,
+            e.ifindex,
+            name,
+            probe.reasons().name(e.reason),
+            e.length,
+            e.family,
+            e.protocol,
+            e.direction,
+            e.host,
+            e.source_address,
+            e.source_port,
+            e.destination_address,
+            e.destination_port,
+            e.tcp_flags,
+            symbols.name(e.location),
         );
         for frame in &e.stack[..e.frames.min(12) as usize] {
             println!("      {}", symbols.name(*frame).unwrap_or("?"));
@@ -50,13 +71,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (k, n) in rows {
         println!(
             "{n:8} ns {} cookie {} cgroup {} source {} reason {:?} {}/{} dir {} host {} {}",
-            k.netns, k.netns_cookie, k.cgroup, k.source, probe.reasons().name(k.reason), k.family, k.protocol, k.direction,
-            k.host, symbols.name(k.location).unwrap_or("-"),
+            k.netns,
+            k.netns_cookie,
+            k.cgroup,
+            k.source,
+            probe.reasons().name(k.reason),
+            k.family,
+            k.protocol,
+            k.direction,
+            k.host,
+            symbols.name(k.location).unwrap_or("-"),
         );
     }
     println!("{:?}", probe.account()?);
     println!("{:?}", probe.loaded().programs()?);
     println!("{:?}", probe.loaded().maps()?);
-    println!("{}", std::fs::read_to_string("/proc/self/status")?.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("VmHWM")).collect::<Vec<_>>().join(" "));
+    println!(
+        "{}",
+        std::fs::read_to_string("/proc/self/status")?
+            .lines()
+            .filter(|l| l.starts_with("VmRSS") || l.starts_with("VmHWM"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
     Ok(())
 }

@@ -317,12 +317,7 @@ fn attempt(form: Form, error: &FormError) -> Attempt {
     Attempt { form, reason, errno, verifier_log }
 }
 
-fn attach_program(
-    program: &mut Program,
-    form: Form,
-    hook: &str,
-    kernel: &Kernel,
-) -> Result<(), FormError> {
+fn attach_program(program: &mut Program, form: Form, hook: &str, kernel: &Kernel) -> Result<(), FormError> {
     match form {
         Form::TpBtf => {
             let program: &mut aya::programs::BtfTracePoint = program.try_into()?;

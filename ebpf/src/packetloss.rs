@@ -9,8 +9,8 @@ use aya::include_bytes_aligned;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::abi::{
-    HARMLESS_RANGES, account, drop_event, drop_key, limiter, limiter_key, neighbour, neighbour_key, range,
-    settings,
+    HARMLESS_RANGES, VERDICT_HARMLESS, VERDICT_HARMLESS_IF_MULTICAST, VERDICT_LOSS, account, drop_event,
+    drop_key, limiter, limiter_key, neighbour, neighbour_key, range, settings,
 };
 use crate::btf::Btf;
 use crate::symbols::{FunctionRange, function_ranges};
@@ -83,7 +83,7 @@ pub struct PacketLoss {
     node_limiter: Table<u32, limiter>,
     events: Option<Ring>,
     reasons: Reasons,
-    harmless: Vec<FunctionRange>,
+    harmless: Vec<HarmlessFunction>,
 }
 
 impl PacketLoss {
@@ -124,7 +124,7 @@ impl PacketLoss {
     }
 
     /// The functions of the running kernel whose frees without a reason are not counted.
-    pub fn harmless(&self) -> &[FunctionRange] {
+    pub fn harmless(&self) -> &[HarmlessFunction] {
         &self.harmless
     }
 
@@ -148,7 +148,12 @@ impl PacketLoss {
 
     /// Removes what is kept for a namespace that is gone: its limiter, neighbours and counters. Their last
     /// values are given to `last`.
-    pub fn forget(&self, netns: u32, cookie: u64, mut last: impl FnMut(&drop_key, u64)) -> Result<(), TableError> {
+    pub fn forget(
+        &self,
+        netns: u32,
+        cookie: u64,
+        mut last: impl FnMut(&drop_key, u64),
+    ) -> Result<(), TableError> {
         self.limiters.retain(|k, _| (k.netns, k.netns_cookie) != (netns, cookie))?;
         self.neighbours.retain(|_, n| (n.netns, n.netns_cookie) != (netns, cookie))?;
         let mut gone = Vec::new();
@@ -165,15 +170,25 @@ impl PacketLoss {
     }
 }
 
+/// A function of [`HARMLESS`] as the running kernel has it.
+#[derive(Clone, Debug)]
+pub struct HarmlessFunction {
+    /// Where its code is.
+    pub function: FunctionRange,
+    /// Only multicast and broadcast packets are harmless there.
+    pub multicast: bool,
+}
+
 /// Where the functions of [`HARMLESS`] are in the running kernel; fails where the kernel hides its symbols.
-fn harmless_functions() -> io::Result<Vec<FunctionRange>> {
-    let names = HARMLESS.iter().filter_map(|row| match row.rule {
-        Rule::Function(name) => Some(name),
-        Rule::Reason(_) => None,
-    });
-    let mut ranges = function_ranges(&names.collect::<Vec<_>>())?;
-    ranges.truncate(HARMLESS_RANGES as usize);
-    Ok(ranges)
+fn harmless_functions() -> io::Result<Vec<HarmlessFunction>> {
+    let wanted: Vec<(&str, bool)> = HARMLESS.iter().filter_map(|row| row.rule.function()).collect();
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    let found = function_ranges(&names)?.into_iter().take(HARMLESS_RANGES as usize);
+    let with_rule = |function: FunctionRange| {
+        let multicast = wanted.get(function.wanted).is_some_and(|(_, multicast)| *multicast);
+        HarmlessFunction { function, multicast }
+    };
+    Ok(found.map(with_rule).collect())
 }
 
 /// Values of the C file's constants.
@@ -181,22 +196,22 @@ struct Constants {
     host_netns: u32,
     arguments: u32,
     not_specified: u32,
-    reasons: [u64; 4],
+    verdicts: [u8; 256],
     ranges: [range; HARMLESS_RANGES as usize],
     count: u32,
 }
 
 impl Constants {
-    fn new(btf: &Btf, options: &Options, reasons: &Reasons, harmless: &[FunctionRange]) -> Self {
+    fn new(btf: &Btf, options: &Options, reasons: &Reasons, harmless: &[HarmlessFunction]) -> Self {
         let mut ranges = [range::new_zeroed(); HARMLESS_RANGES as usize];
-        for (slot, function) in ranges.iter_mut().zip(harmless) {
-            *slot = range { start: function.start, end: function.end };
+        for (slot, HarmlessFunction { function, multicast }) in ranges.iter_mut().zip(harmless) {
+            *slot = range { start: function.start, end: function.end, verdict: verdict(*multicast).into() };
         }
         Self {
             host_netns: options.host_netns,
             arguments: btf.tracepoint_arguments(TRACEPOINT).unwrap_or(2) as u32,
             not_specified: reasons.value("SKB_DROP_REASON_NOT_SPECIFIED").unwrap_or(0),
-            reasons: harmless_reasons(reasons),
+            verdicts: verdicts(reasons),
             ranges,
             count: harmless.len() as u32,
         }
@@ -207,23 +222,26 @@ impl Constants {
             Constant { name: "host_netns", value: self.host_netns.as_bytes() },
             Constant { name: "arguments", value: self.arguments.as_bytes() },
             Constant { name: "reason_not_specified", value: self.not_specified.as_bytes() },
-            Constant { name: "harmless_reasons", value: self.reasons.as_bytes() },
+            Constant { name: "verdicts", value: &self.verdicts },
             Constant { name: "harmless_ranges", value: self.ranges.as_bytes() },
             Constant { name: "harmless_count", value: self.count.as_bytes() },
         ]
     }
 }
 
-/// One bit for each of the kernel's reasons that [`HARMLESS`] names.
-fn harmless_reasons(reasons: &Reasons) -> [u64; 4] {
-    let mut bits = [0; 4];
-    for row in HARMLESS {
-        let Rule::Reason(name) = row.rule else { continue };
-        if let Some(value) = reasons.value(name).filter(|v| *v < 256) {
-            bits[value as usize / 64] |= 1u64 << (value % 64);
-        }
+fn verdict(multicast: bool) -> u8 {
+    let verdict = if multicast { VERDICT_HARMLESS_IF_MULTICAST } else { VERDICT_HARMLESS };
+    verdict as u8
+}
+
+/// What each of the kernel's reasons is, by [`HARMLESS`].
+fn verdicts(reasons: &Reasons) -> [u8; 256] {
+    let mut verdicts = [VERDICT_LOSS as u8; 256];
+    for (name, multicast) in HARMLESS.iter().filter_map(|row| row.rule.reason()) {
+        let slot = reasons.value(name).and_then(|value| verdicts.get_mut(value as usize));
+        slot.into_iter().for_each(|slot| *slot = verdict(multicast));
     }
-    bits
+    verdicts
 }
 
 /// The kernel's record of one dropped packet.

@@ -46,7 +46,8 @@ impl Symbols {
 /// A line of the file: address, type letter, name.
 fn parse(line: &[u8]) -> Option<(u64, u8, &[u8])> {
     let (address, rest) = line.split_at_checked(16)?;
-    let address = address.iter().try_fold(0u64, |a, c| Some(a << 4 | u64::from((*c as char).to_digit(16)?)))?;
+    let address =
+        address.iter().try_fold(0u64, |a, c| Some(a << 4 | u64::from((*c as char).to_digit(16)?)))?;
     let name = rest.get(3..)?;
     let end = name.iter().position(|c| matches!(c, b'\t' | b'\n' | b' ')).unwrap_or(name.len());
     Some((address, rest[1], &name[..end]))
@@ -65,22 +66,30 @@ fn for_each_function(mut visit: impl FnMut(u64, &[u8])) -> io::Result<()> {
     Ok(())
 }
 
-/// The nearest function at or below each address. The file is not sorted where modules begin.
+/// The nearest function at or below each address. The file is not sorted where modules begin, so every
+/// function is offered to the first address at or above it, and what an address got is good for the next too.
 fn resolve(addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
-    let mut best: Vec<(u64, Vec<u8>)> = vec![(0, Vec::new()); addresses.len()];
+    let mut sorted = addresses.to_vec();
+    sorted.sort_unstable();
+    let mut best: Vec<(u64, Vec<u8>)> = vec![(0, Vec::new()); sorted.len()];
     for_each_function(|start, name| {
-        for (address, (found, text)) in addresses.iter().zip(&mut best) {
-            if start <= *address && start > *found {
-                *found = start;
-                text.clear();
-                text.extend_from_slice(name);
-            }
+        let at = sorted.partition_point(|address| *address < start);
+        if let Some((found, text)) = best.get_mut(at).filter(|(found, _)| *found < start) {
+            *found = start;
+            text.clear();
+            text.extend_from_slice(name);
         }
     })?;
-    let text = |(address, (start, name)): (&u64, (u64, Vec<u8>))| {
-        (start != 0).then(|| format!("{}+{:#x}", String::from_utf8_lossy(&name), address - start))
+    for i in 1..best.len() {
+        if best[i].0 < best[i - 1].0 {
+            best[i] = best[i - 1].clone();
+        }
+    }
+    let text = |address: &u64| {
+        let (start, name) = best.get(sorted.partition_point(|a| a < address))?;
+        (*start != 0).then(|| format!("{}+{:#x}", String::from_utf8_lossy(name), address - start))
     };
-    Ok(addresses.iter().zip(best).map(text).collect())
+    Ok(addresses.iter().map(text).collect())
 }
 
 /// Where a function's code is.
@@ -88,6 +97,8 @@ fn resolve(addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
 pub struct FunctionRange {
     /// Name in the kernel, clone suffix included.
     pub name: String,
+    /// Which of the names asked for it belongs to, by position.
+    pub wanted: usize,
     /// First address.
     pub start: u64,
     /// First address after it: the start of the next function.
@@ -101,9 +112,9 @@ pub fn function_ranges(names: &[&str]) -> io::Result<Vec<FunctionRange>> {
     let mut ranges = Vec::new();
     for_each_function(|start, name| {
         starts.push(start);
-        if names.iter().any(|wanted| is_function(name, wanted.as_bytes())) {
+        if let Some(wanted) = names.iter().position(|wanted| is_function(name, wanted.as_bytes())) {
             let name = String::from_utf8_lossy(name).into_owned();
-            ranges.push(FunctionRange { name, start, end: start });
+            ranges.push(FunctionRange { name, wanted, start, end: start });
         }
     })?;
     starts.sort_unstable();

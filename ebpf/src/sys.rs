@@ -124,11 +124,8 @@ pub(crate) fn lookup_batch(
 
 /// Fills `info` with the kernel's description of a program or map; returns its length in bytes.
 pub(crate) fn info(fd: BorrowedFd<'_>, info: &mut [u8]) -> io::Result<usize> {
-    let mut attr = InfoAttr {
-        fd: fd.as_raw_fd() as u32,
-        length: info.len() as u32,
-        info: info.as_mut_ptr() as u64,
-    };
+    let mut attr =
+        InfoAttr { fd: fd.as_raw_fd() as u32, length: info.len() as u32, info: info.as_mut_ptr() as u64 };
     bpf(Command::InfoByFd, &mut attr)?;
     Ok(attr.length as usize)
 }

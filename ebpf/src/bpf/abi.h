@@ -115,10 +115,18 @@ struct drop_event {
 	u64 stack[STACK_DEPTH];
 };
 
-/* A kernel function's address range, end exclusive. */
+/* How a free is classified before the packet is looked at. */
+enum verdict {
+	VERDICT_LOSS = 0,
+	VERDICT_HARMLESS = 1,
+	VERDICT_HARMLESS_IF_MULTICAST = 2,
+};
+
+/* A kernel function's address range, end exclusive, and what its frees are. */
 struct range {
 	u64 start;
 	u64 end;
+	u64 verdict; /* enum verdict */
 };
 
 #endif

@@ -123,6 +123,13 @@ static __always_inline void parse(struct sk_buff *skb, struct packet *p)
 		parse_ipv6(p);
 }
 
+static __always_inline int is_multicast(const struct packet *p)
+{
+	if (p->family == 4)
+		return p->v4.destination[0] >= 224;
+	return p->family == 6 && p->v6.destination[0] == 0xff;
+}
+
 static __always_inline void parse_addresses(const struct packet *p, u8 *source, u8 *destination)
 {
 	if (p->family == 4) {

@@ -14,8 +14,8 @@
 const volatile u32 arguments;
 /* SKB_DROP_REASON_NOT_SPECIFIED of this kernel; 0, which never occurs, where there are no reasons. */
 const volatile u32 reason_not_specified;
-/* One bit for each core reason that is no loss. */
-const volatile u64 harmless_reasons[4];
+/* An enum verdict for each core reason. */
+const volatile u8 verdicts[256];
 /* Functions that free what is no loss without saying why; sorted. */
 const volatile struct range harmless_ranges[HARMLESS_RANGES];
 const volatile u32 harmless_count;
@@ -32,7 +32,7 @@ struct {
 	__uint(max_entries, 256 * 1024);
 } events SEC(".maps");
 
-static __always_inline int in_harmless_function(u64 location)
+static __always_inline u32 verdict_of_function(u64 location)
 {
 	u32 low = 0, high = harmless_count, i;
 
@@ -40,22 +40,26 @@ static __always_inline int in_harmless_function(u64 location)
 		u32 middle = (low + high) / 2;
 
 		if (middle >= HARMLESS_RANGES)
-			return 0;
+			break;
 		if (location < harmless_ranges[middle].start)
 			high = middle;
 		else if (location >= harmless_ranges[middle].end)
 			low = middle + 1;
 		else
-			return 1;
+			return harmless_ranges[middle].verdict;
 	}
-	return 0;
+	return VERDICT_LOSS;
 }
 
-static __always_inline int is_harmless(u32 reason, u64 location)
+static __always_inline u32 verdict_of(u32 reason, u64 location)
 {
+	u64 index = reason;
+
 	if (reason == reason_not_specified)
-		return in_harmless_function(location);
-	return reason < 256 && harmless_reasons[reason / 64] >> (reason % 64) & 1;
+		return verdict_of_function(location);
+	/* Hides from the compiler that index is the 32-bit reason, which it would check in place of index. */
+	asm volatile("" : "+r"(index));
+	return index < sizeof(verdicts) ? verdicts[index] : VERDICT_LOSS;
 }
 
 /* Unix and netlink sockets queue sk_buffs that are no packets; a capture's copy is no loss to the network. */
@@ -127,26 +131,24 @@ static __always_inline void submit(void *ctx, struct sk_buff *skb, const struct 
 	account(submitted);
 }
 
-static __always_inline int dropped(void *ctx, struct sk_buff *skb, struct sock *rx_sk, u64 location,
-				   u32 reason, u32 source)
+static __always_inline void dropped(void *ctx, struct sk_buff *skb, struct sock *rx_sk, struct packet *p,
+				    u64 location, u32 reason, u32 source)
 {
 	struct limiter_key entity = {};
 	struct drop_key k = {};
-	struct packet p = {};
 	struct origin o = {};
 	struct settings *set = settings_of_probe();
 	u64 now = bpf_ktime_get_boot_ns();
 
-	parse(skb, &p);
-	find_origin(&o, skb, rx_sk, &p);
+	find_origin(&o, skb, rx_sk, p);
 	k.netns = o.netns;
 	k.netns_cookie = o.netns_cookie;
 	k.cgroup = o.cgroup;
 	k.reason = reason;
 	k.source = source;
 	k.location = source == DROP_SOURCE_KFREE_SKB && reason == reason_not_specified ? location : 0;
-	k.family = p.family;
-	k.protocol = p.protocol;
+	k.family = p->family;
+	k.protocol = p->protocol;
 	k.direction = o.direction;
 	k.host = o.host;
 	account(seen);
@@ -159,10 +161,9 @@ static __always_inline int dropped(void *ctx, struct sk_buff *skb, struct sock *
 		entity.cgroup = k.cgroup;
 	}
 	if (set && admit(&entity, set, now))
-		submit(ctx, skb, &k, &o, &p, location, now, set);
+		submit(ctx, skb, &k, &o, p, location, now, set);
 	else
 		account(suppressed);
-	return 0;
 }
 
 /* The body of both forms; `ctx` holds the tracepoint's arguments, of which only those there may be read. */
@@ -170,17 +171,24 @@ static __always_inline int freed(u64 *ctx)
 {
 	struct sk_buff *skb = (void *)ctx[0];
 	struct sock *rx_sk = NULL;
-	u32 reason = 0;
+	struct packet p = {};
+	u32 reason = 0, verdict;
 
 	if (arguments >= 3)
 		reason = ctx[2];
 	if (arguments >= 4)
 		rx_sk = (void *)ctx[3];
-	if (is_harmless(reason, ctx[1]) || !is_network(skb, rx_sk)) {
-		account(ignored);
-		return 0;
-	}
-	return dropped(ctx, skb, rx_sk, ctx[1], reason, DROP_SOURCE_KFREE_SKB);
+	verdict = verdict_of(reason, ctx[1]);
+	if (verdict == VERDICT_HARMLESS || !is_network(skb, rx_sk))
+		goto ignore;
+	parse(skb, &p);
+	if (verdict == VERDICT_HARMLESS_IF_MULTICAST && is_multicast(&p))
+		goto ignore;
+	dropped(ctx, skb, rx_sk, &p, ctx[1], reason, DROP_SOURCE_KFREE_SKB);
+	return 0;
+ignore:
+	account(ignored);
+	return 0;
 }
 
 SEC("tp_btf/kfree_skb")
@@ -198,9 +206,13 @@ int packetloss_raw(u64 *ctx)
 /* tcp_conn_request() refuses a SYN when the accept queue is full, and its callers then consume the packet. */
 static __always_inline int connection_requested(void *ctx, struct sock *sk, struct sk_buff *skb)
 {
+	struct packet p = {};
+
 	if (BPF_CORE_READ(sk, sk_ack_backlog) <= BPF_CORE_READ(sk, sk_max_ack_backlog))
 		return 0;
-	return dropped(ctx, skb, sk, 0, 0, DROP_SOURCE_LISTEN_OVERFLOW);
+	parse(skb, &p);
+	dropped(ctx, skb, sk, &p, 0, 0, DROP_SOURCE_LISTEN_OVERFLOW);
+	return 0;
 }
 
 SEC("fentry/tcp_conn_request")

@@ -1,0 +1,190 @@
+//! The packet-loss program counts every loss once, and nothing else: exactness, ordinary traffic, event contents.
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use common::{Namespace, Network, Probe, can_load, eventually};
+use jitterscope_ebpf::packetloss::Event;
+
+/// Sends `count` datagrams, or as many as go in ten seconds, to a port where nobody listens.
+fn flood(from: &Namespace, to: IpAddr, count: usize) -> usize {
+    from.inside(|| {
+        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        (0..count)
+            .take_while(|i| i % 64 != 0 || Instant::now() < end)
+            .map(|_| socket.send_to(b"x", (to, 9)).unwrap())
+            .sum()
+    })
+}
+
+#[test]
+fn two_hundred_thousand_datagrams_to_a_closed_port_are_counted_exactly() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let mut probe = Probe::open(&network);
+    let mut ring = probe.probe.events().unwrap();
+    probe.probe.configure(100, 50, false).unwrap();
+    let b = network.b.inode();
+    for (family, group, counter) in [(4, "Udp", "NoPorts"), (6, "", "Udp6NoPorts")] {
+        let before = network.b.counter(group, counter);
+        let start = Instant::now();
+        let sent = flood(&network.b, Network::address(2, family), 200_000);
+        let seconds = start.elapsed().as_secs_f64();
+        let refused = network.b.counter(group, counter) - before;
+        println!("IPv{family}: sent {sent} in {seconds:.1} s, {counter} {refused}");
+        let counted = || probe.count(|k| k.netns == b && k.family == family && k.direction == 2);
+        assert!(refused > 0);
+        assert_eq!(counted(), refused, "{}", probe.describe(&[&network.b]));
+        let records = std::iter::from_fn(|| ring.next::<Event>())
+            .filter(|e| (e.netns, e.family) == (b, family))
+            .count();
+        let allowed = 50.0 + 100.0 * (start.elapsed().as_secs_f64() + 0.01);
+        assert!(records >= 50 && records as f64 <= allowed, "{records} events, {allowed} allowed");
+    }
+    eventually("seen = submitted + suppressed + lost", || {
+        let a = probe.probe.account().unwrap();
+        a.seen >= 2 && a.seen == a.submitted + a.suppressed + a.lost && a.lost == 0 && a.overflow == 0
+    });
+    assert_eq!(probe.probe.loaded().programs().unwrap()[0].recursion_misses, 0);
+}
+
+#[test]
+fn a_ring_that_nobody_reads_loses_events_but_no_counts() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let probe = Probe::open(&network);
+    probe.probe.configure(100_000, 100_000, false).unwrap();
+    let sent = flood(&network.b, Network::address(2, 4), 5_000) as u64;
+    let account = probe.probe.account().unwrap();
+    assert!(account.lost > 0 && account.submitted > 0, "{account:?}");
+    assert_eq!(probe.count(|k| k.netns == network.b.inode() && k.direction == 2), sent);
+}
+
+#[test]
+fn an_event_tells_addresses_ports_interface_and_place() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let mut probe = Probe::open(&network);
+    probe.probe.configure(100, 100, true).unwrap();
+    let mut ring = probe.probe.events().unwrap();
+    for family in [4, 6] {
+        let (from, to) = (Network::address(1, family), Network::address(2, family));
+        let port = network.a.inside(|| {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            socket.send_to(b"hello", (to, 7)).unwrap();
+            socket.local_addr().unwrap().port()
+        });
+        let mut found = None;
+        eventually("the event arrives", || {
+            let mut events = std::iter::from_fn(|| ring.next::<Event>());
+            found = events.find(|e| e.netns == network.b.inode() && e.source_port == port);
+            found.is_some()
+        });
+        let event = found.unwrap();
+        assert_eq!((event.family, event.protocol, event.direction, event.host), (family, 17, 2, 0));
+        assert_eq!((event.destination_port, event.happened_in), (7, network.b.inode()));
+        assert_eq!(address(family, event.source_address), from);
+        assert_eq!(address(family, event.destination_address), to);
+        assert_eq!(&event.interface[..5], b"eth0\0".map(|c| c as _).as_slice());
+        let mut symbols = jitterscope_ebpf::Symbols::default();
+        let place = symbols.name(event.location).unwrap();
+        assert!(place.contains("udp") && place.contains("+0x"), "{place}");
+        assert!(event.frames > 3);
+    }
+}
+
+fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
+    if family == 4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) }
+}
+
+/// Answers TCP and UDP on `address` until the process ends; returns the two ports.
+fn serve(namespace: &Namespace, address: IpAddr) -> (u16, u16) {
+    let (tcp, udp) = namespace
+        .inside(|| (TcpListener::bind((address, 0)).unwrap(), UdpSocket::bind((address, 0)).unwrap()));
+    let ports = (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(&buffer[..length], peer);
+        }
+    });
+    ports
+}
+
+/// One TCP connection and one datagram, both answered; every third connection is closed half by half, every
+/// fiftieth carries 200 kB.
+fn request(address: IpAddr, (tcp, udp): (u16, u16), socket: &UdpSocket, number: usize) {
+    let mut stream = TcpStream::connect((address, tcp)).unwrap();
+    let body = vec![7; if number.is_multiple_of(50) { 200_000 } else { 100 }];
+    std::thread::scope(|scope| {
+        if body.len() > 1000 {
+            scope.spawn(|| (&stream).write_all(&body).unwrap());
+        } else {
+            (&stream).write_all(&body).unwrap();
+        }
+        (&stream).read_exact(&mut vec![0; body.len()]).unwrap();
+    });
+    if number.is_multiple_of(3) {
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    socket.send_to(b"ping", (address, udp)).unwrap();
+    socket.recv_from(&mut [0; 16]).unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_ordinary_requests_count_nothing() {
+    if !can_load() {
+        return;
+    }
+    // The probe is there first: coming up, configuring and neighbour discovery are ordinary too.
+    let early = Network::new();
+    let probe = Probe::open(&early);
+    let network = Network::new();
+    let (done, finished) = mpsc::channel();
+    let end = Instant::now() + Duration::from_secs(40);
+    std::thread::scope(|scope| {
+        for target in ["10.99.2.2", "fd99:2::2", "127.0.0.1", "::1"] {
+            let (network, done) = (&network, done.clone());
+            scope.spawn(move || {
+                let address: IpAddr = target.parse().unwrap();
+                let ports = serve(&network.b, address);
+                let client = if address.is_loopback() { &network.b } else { &network.a };
+                done.send(client.inside(|| requests(address, ports, 25_000, end))).unwrap();
+            });
+        }
+    });
+    drop(done);
+    println!("{} requests", finished.iter().sum::<usize>());
+    let namespaces = [&network.a, &network.b, &network.router];
+    // Namespaces that come up ask for routers and neighbours at ports where nobody listens: see `settle`.
+    let lost = probe.count(|k| namespaces.iter().any(|n| n.inode() == k.netns) && !is_settling(k));
+    assert_eq!(lost, 0, "{}", probe.describe(&namespaces));
+}
+
+/// The datagrams to the router's discard port by which the test waits for its links.
+fn is_settling(key: &jitterscope_ebpf::abi::drop_key) -> bool {
+    key.protocol == 17 && key.host == 1
+}
+
+fn requests(address: IpAddr, ports: (u16, u16), count: usize, end: Instant) -> usize {
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    (0..count).take_while(|_| Instant::now() < end).map(|n| request(address, ports, &socket, n)).count()
+}
