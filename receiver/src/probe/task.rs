@@ -136,7 +136,7 @@ impl Task {
     pub fn new(probes: Vec<Running>, around: Surroundings, commands: Receiver<Command>) -> std::io::Result<Self> {
         // The probe keeps its ring; a second descriptor of it is enough to wait on.
         let ring = probes.iter().find_map(|running| running.probe.events()).map(|fd| fd.try_clone_to_owned());
-        let ring = ring.transpose()?.map(|ring| AsyncFd::register_with_interest(ring, Interest::READABLE)).transpose()?;
+        let ring = ring.transpose()?.map(watch).transpose()?;
         Ok(Self { probes, ring, around, commands, parsers: Parsers::default(), series: Series::default() })
     }
 
@@ -234,6 +234,11 @@ impl Task {
             self.around.outbox.load().send(Delivery { payload, account: Some(Arc::clone(&account)) });
         }
     }
+}
+
+#[expect(deprecated, reason = "its replacement is unsafe for types that change their descriptor; OwnedFd does not")]
+fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(ring, Interest::READABLE)
 }
 
 /// Events of one turn.
