@@ -114,7 +114,7 @@ impl Node {
             pods: pods.clone(),
         };
         telemetry.observe(&observed);
-        let around = Surroundings { pods, outbox: Arc::clone(&outbox) };
+        let around = Surroundings { pods, outbox: Arc::clone(&outbox), ticks: true };
         let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around);
         let started = Clock::read().now();
         let background = vec![tokio::spawn(writer)];

@@ -36,7 +36,7 @@ pub async fn once(mut settings: Settings, format: Format, only: &[String]) -> Re
     let (exporters, outbox) = Exporters::start(vec![output(sink)]);
     let outbox = Arc::new(ArcSwap::from_pointee(outbox));
     let accounts = accounts(PROBES, &telemetry.collect_duration());
-    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox) };
+    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox), ticks: false };
     names(&pods).await;
     let mut supervisor = Supervisor::new(Arc::clone(&accounts), around);
     let applied = supervisor.apply(&settings).await;

@@ -59,11 +59,11 @@ pub struct Running {
 }
 
 impl Running {
-    /// A probe that was just opened.
-    pub fn new(probe: Box<dyn Probe>, account: Arc<Account>, settings: &ProbeSettings) -> Self {
+    /// A probe that was just opened, to be collected for the first time at `first`.
+    pub fn new(probe: Box<dyn Probe>, account: Arc<Account>, settings: &ProbeSettings, first: Instant) -> Self {
         let base = account.kernel_terms();
         account.state.store(Arc::new(State::Running(probe.limitation())));
-        Self { probe, account, base, every: settings.interval, next: Instant::now(), collections: 0 }
+        Self { probe, account, base, every: settings.interval, next: first, collections: 0 }
     }
 
     fn name(&self) -> &'static str {
@@ -116,6 +116,8 @@ pub struct Surroundings {
     pub pods: Pods,
     /// Where finished requests go.
     pub outbox: OutboxHandle,
+    /// Whether probes are collected at their interval, or only when they are told to and at their end.
+    pub ticks: bool,
 }
 
 /// A task before it runs.

@@ -101,12 +101,11 @@ impl Report {
     /// Writes what was gathered and forgets it, and the series that were not seen for ten minutes.
     pub(super) fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
         let (rows, unchanged) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.unchanged));
-        self.pending = false;
-        let oldest = self.time.saturating_sub(600_000_000_000);
-        self.last.retain(|_, last| last.time >= oldest);
-        if rows.is_empty() {
+        if !std::mem::take(&mut self.pending) {
             return Ok(());
         }
+        let oldest = self.time.saturating_sub(600_000_000_000);
+        self.last.retain(|_, last| last.time >= oldest);
         writeln!(out, "── {} ─ {unchanged} rows of zero left out", time_of_day(self.time))?;
         for (entity, metrics) in rows {
             writeln!(out, "{entity}")?;
