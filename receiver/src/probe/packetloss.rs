@@ -6,6 +6,7 @@
 
 mod event;
 mod explain;
+mod neighbours;
 
 use std::{
     collections::HashMap,
@@ -26,7 +27,7 @@ use jitterscope_semconv::{
 };
 use tracing::debug;
 
-use self::event::Teller;
+use self::{event::Teller, neighbours::Neighbours};
 use super::{CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source, Usage};
 use crate::{
     account::KernelAccount,
@@ -59,6 +60,7 @@ struct Packetloss {
     program: PacketLoss,
     ring: Option<Ring>,
     teller: Teller,
+    neighbours: Neighbours,
     /// Nanoseconds since the epoch when counting began.
     attached: u64,
     limit: usize,
@@ -80,7 +82,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     configure(&program, opening.settings).map_err(failed)?;
     let ring = program.events();
     let teller = Teller::new(Symbols::default());
-    Ok(Box::new(Packetloss { program, ring, teller, attached, limit }))
+    Ok(Box::new(Packetloss { program, ring, teller, neighbours: Neighbours::default(), attached, limit }))
 }
 
 fn configure(program: &PacketLoss, settings: &ProbeSettings) -> Result<(), jitterscope_ebpf::TableError> {
@@ -105,7 +107,7 @@ impl Probe for Packetloss {
         if entries > self.limit / 2 {
             self.make_room(round)?;
         }
-        Ok(())
+        Ok(self.neighbours.update(round, &self.program.neighbours)?)
     }
 
     fn reconfigure(&mut self, settings: &ProbeSettings) -> Result<(), CollectError> {

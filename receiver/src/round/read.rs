@@ -20,10 +20,12 @@ pub(super) enum Table {
     Netstat,
     Snmp6,
     Dev,
+    FibTrie,
+    IfInet6,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev];
+    const ALL: [Self; 6] = [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev, Self::FibTrie, Self::IfInet6];
 
     fn file(self) -> &'static str {
         match self {
@@ -31,6 +33,8 @@ impl Table {
             Self::Netstat => "netstat",
             Self::Snmp6 => "snmp6",
             Self::Dev => "dev",
+            Self::FibTrie => "fib_trie",
+            Self::IfInet6 => "if_inet6",
         }
     }
 }
