@@ -53,7 +53,8 @@ async fn names(pods: &Pods) {
     loop {
         let snapshot = pods.snapshot();
         let now = Instant::now();
-        let pending = |namespace: &pods::Namespace| namespace.entity.pending_until.is_some_and(|until| now < until);
+        let pending =
+            |namespace: &pods::Namespace| namespace.entity.pending_until.is_some_and(|until| now < until);
         if !snapshot.namespaces().iter().any(pending) {
             return;
         }
@@ -63,9 +64,11 @@ async fn names(pods: &Pods) {
 
 /// Named probes that lack privileges are a matter of privileges when it is all of them.
 fn refused(required: Vec<Required>) -> Failure {
-    let privileges = required.iter().all(|required| matches!(required.skip, crate::probe::Skip::Privilege { .. }));
+    let privileges =
+        required.iter().all(|required| matches!(required.skip, crate::probe::Skip::Privilege { .. }));
     if privileges {
-        let lines: Vec<String> = required.iter().map(|required| format!("  {}: {}", required.name, required.skip)).collect();
+        let lines: Vec<String> =
+            required.iter().map(|required| format!("  {}: {}", required.name, required.skip)).collect();
         return Failure::Privileges(lines.join("\n"));
     }
     Failure::Required(required)
@@ -75,7 +78,10 @@ fn refused(required: Vec<Required>) -> Failure {
 pub fn can_run(settings: &Settings) -> Vec<(&'static str, State)> {
     let try_one = |definition: &&'static crate::probe::Definition| {
         let state = match settings.probes.get(definition.name) {
-            Some(own) => match (definition.open)(&crate::probe::Opening { settings: own, btf: settings.kernel.btf.as_deref() }) {
+            Some(own) => match (definition.open)(&crate::probe::Opening {
+                settings: own,
+                btf: settings.kernel.btf.as_deref(),
+            }) {
                 Ok(probe) => State::Running(probe.limitation()),
                 Err(skip) => State::Skipped(skip),
             },

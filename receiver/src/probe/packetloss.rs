@@ -73,10 +73,12 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         return Err(Skip::Privilege { capabilities: lacking.join(", "), reason });
     }
     let kernel = Kernel::read(opening.btf).map_err(|error| Skip::Missing(error.to_string()))?;
-    let host = host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
+    let host =
+        host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
     let options = packetloss::Options::new(host);
     let limit = options.drops as usize;
-    let mut program = PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
+    let mut program =
+        PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
     let attached = Clock::read().now();
     let failed = |error: jitterscope_ebpf::TableError| Skip::Temporary(error.to_string());
     configure(&program, opening.settings).map_err(failed)?;
@@ -127,7 +129,11 @@ impl Probe for Packetloss {
         let account = self.program.account().map_err(|error| debug!(%error, "the account of packetloss"));
         account.map_or_else(
             |()| KernelAccount::default(),
-            |account| KernelAccount { seen: account.seen, suppressed: account.suppressed, lost: account.lost },
+            |account| KernelAccount {
+                seen: account.seen,
+                suppressed: account.suppressed,
+                lost: account.lost,
+            },
         )
     }
 
@@ -137,7 +143,8 @@ impl Probe for Packetloss {
 
     fn limitation(&self) -> Option<String> {
         let missing = self.program.loaded().missing();
-        let texts: Vec<String> = missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
+        let texts: Vec<String> =
+            missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
         (!texts.is_empty()).then(|| {
             format!("{}: SYNs refused by a full accept queue are in tcp.listen.drops only", texts.join(", "))
         })
@@ -181,7 +188,8 @@ impl Sums {
         // Namespaces that the settings leave out have no entity and no points.
         let Some(entity) = round.entity(&origin(key.netns, key.netns_cookie, key.cgroup)) else { return };
         let what = What::of(key.into(), reasons);
-        let sum = self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
+        let sum =
+            self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
         sum.packets += packets;
     }
 }
@@ -290,7 +298,15 @@ fn family_name(family: u8) -> Option<NetworkType> {
 
 /// IP protocol numbers by the names that OpenTelemetry or IANA give them.
 fn transport_name(protocol: u8) -> String {
-    let names = [(1, "icmp"), (2, "igmp"), (6, "tcp"), (17, "udp"), (58, "ipv6-icmp"), (132, "sctp"), (136, "udplite")];
+    let names = [
+        (1, "icmp"),
+        (2, "igmp"),
+        (6, "tcp"),
+        (17, "udp"),
+        (58, "ipv6-icmp"),
+        (132, "sctp"),
+        (136, "udplite"),
+    ];
     let known = names.iter().find(|(number, _)| *number == protocol);
     known.map_or_else(|| protocol.to_string(), |(_, name)| (*name).to_owned())
 }

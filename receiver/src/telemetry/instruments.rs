@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use jitterscope_semconv::{
     Attribute, Metric, attribute as key, metric,
-    value::{CpuMode, EntityKind as KindName, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
+    value::{
+        CpuMode, EntityKind as KindName, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState,
+    },
 };
-use opentelemetry::{
-    KeyValue, Value,
-    metrics::Meter,
-};
+use opentelemetry::{KeyValue, Value, metrics::Meter};
 
 use super::{Observed, process};
 use crate::{
@@ -45,18 +44,22 @@ fn signed(value: u64) -> i64 {
 }
 
 fn counter(meter: &Meter, metric: &'static Metric, read: impl Fn(U64<'_>) + Send + Sync + 'static) {
-    let builder = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    let builder =
+        meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
     builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 fn seconds(meter: &Meter, metric: &'static Metric, read: impl Fn(F64<'_>) + Send + Sync + 'static) {
-    let builder = meter.f64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    let builder =
+        meter.f64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
     builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 fn amount(meter: &Meter, metric: &'static Metric, read: impl Fn(I64<'_>) + Send + Sync + 'static) {
-    let builder =
-        meter.i64_observable_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    let builder = meter
+        .i64_observable_up_down_counter(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.brief);
     builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
@@ -82,7 +85,9 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     });
     amount(meter, &metric::PROBE_STATE, states);
     let kernel = |metric, term: fn(&Account) -> u64| {
-        let read = each_probe(observed, move |to: U64<'_>, account, probe| has_events(account, || to(term(account), &[probe])));
+        let read = each_probe(observed, move |to: U64<'_>, account, probe| {
+            has_events(account, || to(term(account), &[probe]))
+        });
         counter(meter, metric, read);
     };
     kernel(&metric::PROBE_EVENTS_SEEN, |account| account.kernel_terms().seen);

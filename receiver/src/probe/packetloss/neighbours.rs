@@ -42,7 +42,11 @@ impl Neighbours {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub(super) fn update(&mut self, round: &Round<'_>, table: &Table<neighbour_key, neighbour>) -> Result<(), TableError> {
+    pub(super) fn update(
+        &mut self,
+        round: &Round<'_>,
+        table: &Table<neighbour_key, neighbour>,
+    ) -> Result<(), TableError> {
         if has_bridge() {
             self.read(round);
         } else {
@@ -54,7 +58,10 @@ impl Neighbours {
         }
         for (address, known) in &wanted {
             if self.written.get(address) != Some(&known.inode) {
-                table.insert(&key(*address), &neighbour { netns_cookie: known.cookie, netns: known.inode, reserved: 0 })?;
+                table.insert(
+                    &key(*address),
+                    &neighbour { netns_cookie: known.cookie, netns: known.inode, reserved: 0 },
+                )?;
             }
         }
         self.written = wanted.into_iter().map(|(address, known)| (address, known.inode)).collect();
@@ -62,7 +69,8 @@ impl Neighbours {
     }
 
     fn read(&mut self, round: &Round<'_>) {
-        let present: HashSet<u64> = round.namespaces().map(|namespace| namespace.namespace.instance).collect();
+        let present: HashSet<u64> =
+            round.namespaces().map(|namespace| namespace.namespace.instance).collect();
         self.namespaces.retain(|instance, _| present.contains(instance));
         for namespace in round.namespaces().filter(|namespace| !namespace.namespace.host) {
             self.namespaces.entry(namespace.namespace.instance).or_default().read(&namespace);
@@ -123,10 +131,14 @@ mod tests {
 
     #[test]
     fn an_address_that_two_namespaces_have_belongs_to_neither() {
-        let namespaces = [(1, known(11, &["10.0.0.1", "fd00::1"])), (2, known(12, &["10.0.0.1", "10.0.0.2"]))];
+        let namespaces =
+            [(1, known(11, &["10.0.0.1", "fd00::1"])), (2, known(12, &["10.0.0.1", "10.0.0.2"]))];
         let neighbours = Neighbours { namespaces: namespaces.into(), written: HashMap::new() };
-        let mut owned: Vec<(String, u32)> =
-            neighbours.unambiguous().iter().map(|(address, known)| (address.to_string(), known.inode)).collect();
+        let mut owned: Vec<(String, u32)> = neighbours
+            .unambiguous()
+            .iter()
+            .map(|(address, known)| (address.to_string(), known.inode))
+            .collect();
         owned.sort();
         assert_eq!(owned, [("10.0.0.2".to_owned(), 12), ("fd00::1".to_owned(), 11)]);
     }
