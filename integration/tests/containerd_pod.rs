@@ -103,7 +103,8 @@ async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
     let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
 
     let entity = named(&pods, &of_pod(&pod), "shop/cart-7d9f").await;
-    assert!(age(pod.pid) < IDENTIFIED_WITHIN, "{:?} after the start of its first process", age(pod.pid));
+    let took = age(pod.pid);
+    assert!(took < IDENTIFIED_WITHIN, "{took:?} after the start of its first process");
     assert_eq!(entity.kind, EntityKind::Pod);
     assert_eq!(text(&entity, "k8s.pod.uid"), pod.uid);
     assert_eq!(text(&entity, "k8s.pod.name"), "cart-7d9f");
@@ -113,7 +114,7 @@ async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
     let app = containerd.start_container(&pod, "app", &["sleep", "600"]).await.unwrap();
     let container = named(&pods, &of_container(&pod, &app), "shop/cart-7d9f/app").await;
     assert!(age(app.pid) < IDENTIFIED_WITHIN, "{:?} after the start of its first process", age(app.pid));
-    println!("named {:?} and {:?} after their start at the latest", age(pod.pid), age(app.pid));
+    println!("named {took:?} and {:?} after their start at the latest", age(app.pid));
     assert_eq!((container.kind, container.pod), (EntityKind::Container, Some(entity.key)));
     assert_eq!(text(&container, "k8s.container.name"), "app");
     assert_eq!(text(&container, "container.id"), app.id);
