@@ -193,3 +193,37 @@ async fn a_plain_container_is_told_from_a_pod_and_from_an_anonymous_namespace() 
     assert_eq!(text(&container, "container.runtime.name"), "docker");
     named(&pods, &of_pod(&pod), "shop/cart-7d9f").await;
 }
+
+/// How a namespace was seen at one time: its number, the name of whose it is, whether a better one may come.
+type View = (u64, String, bool);
+
+/// All views of all namespaces until one belongs to the pod of this name.
+async fn views(pods: Pods, until: &str) -> Vec<View> {
+    let mut views: Vec<View> = Vec::new();
+    while !views.iter().any(|(_, name, _)| name == until) {
+        pods.refreshed().await;
+        let now = Instant::now();
+        views.extend(pods.snapshot().namespaces().iter().map(|namespace| {
+            let entity = &namespace.entity;
+            (namespace.instance, entity.name.clone(), entity.pending_until.is_some_and(|until| now < until))
+        }));
+    }
+    views
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_pod_is_made_every_earlier_name_of_its_namespace_is_pending() {
+    if !is_root() {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let pods = pods(&containerd, true);
+    let views = tokio::spawn(views(pods.clone(), "shop/queue-0"));
+    let pod = containerd.run_pod("shop", "queue-0").await.unwrap();
+    let views = tokio::time::timeout(Duration::from_secs(10), views).await.unwrap().unwrap();
+    let instance = namespace(&pods, netns(pod.pid)).unwrap().instance;
+    let ours: Vec<_> = views.into_iter().filter(|(number, ..)| *number == instance).collect();
+    let (last, early) = ours.split_last().unwrap();
+    assert_eq!((last.1.as_str(), last.2), ("shop/queue-0", false));
+    assert!(early.iter().all(|(_, _, pending)| *pending), "{early:?}");
+}
