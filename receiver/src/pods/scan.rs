@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cri::{CriState, Demand, Told};
 use super::entity::{Entity, EntityKind};
+use super::inside::{self, Visit};
 use super::instance::{Instance, boot_unix_nanos};
 use super::instances::{Instances, Sighting};
 use super::named::Mounts;
@@ -15,7 +16,7 @@ use super::process::{Census, Processes};
 use super::registry::{Knowledge, Registry};
 use super::snapshot::{CgroupEntities, Counts, Gaps, Late, Namespace, NetnsSource, Snapshot};
 use super::tree::Tree;
-use super::{LATE, Settings, cookie, node};
+use super::{LATE, Settings, node};
 
 /// Most namespaces that are gone and still resolve. Beyond it the oldest go first.
 const MAX_LATE: usize = 10_000;
@@ -241,6 +242,7 @@ fn namespace(instance: &Instance, entity: Arc<Entity>) -> Option<Namespace> {
             .started_unix_nano
             .filter(|_| entity.kind != EntityKind::Netns || instance.mount.is_none()),
         entity,
+        addresses: instance.addresses.clone(),
         host: false,
     })
 }
@@ -248,13 +250,14 @@ fn namespace(instance: &Instance, entity: Arc<Entity>) -> Option<Namespace> {
 /// The host's namespace, see [`Processes::host`].
 fn host(processes: &Processes, node: &Arc<Entity>) -> Namespace {
     let (pid, inode) = processes.host().unwrap_or((1, 0));
-    let cookie = cookie::look_up(vec![(processes.file(pid, "ns/net"), inode)]);
+    let seen = inside::look(vec![Visit { path: processes.file(pid, "ns/net"), inode }]);
     Namespace {
-        id: Netns { inode, cookie: cookie.first().copied().unwrap_or_default() },
+        id: Netns { inode, cookie: seen.first().map_or(0, |inside| inside.cookie) },
         instance: 0,
         source: NetnsSource::Task(pid),
         entity: node.clone(),
         started_unix_nano: boot_unix_nanos(processes),
+        addresses: Arc::default(),
         host: true,
     }
 }
