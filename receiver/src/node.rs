@@ -166,7 +166,7 @@ impl Node {
                 self.health = Some(tokio::spawn(health::serve(listener, health)));
             }
             Err(error) => {
-                warn!(%address, %error, "no health endpoint; set health.endpoint to a free address or off")
+                warn!(%address, %error, "no health endpoint; set health.endpoint to a free address or off");
             }
         }
     }

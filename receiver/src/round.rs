@@ -3,14 +3,12 @@
 //! Each table of a namespace is read at most once a round, whoever asks, so that every probe sees the same
 //! instant and pays once. Where a table comes from is `round::read` alone.
 
-pub mod addresses;
 pub mod counters;
 pub mod interfaces;
 mod read;
 
 use std::{
     cell::{OnceCell, RefCell},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -109,13 +107,6 @@ impl<'r> InNamespace<'r> {
     /// `/proc/net/dev`; empty when the namespace is gone or cannot be read.
     pub fn interfaces(&self) -> &'r [Interface] {
         self.tables.interfaces.get_or_init(|| self.read(Table::Dev, interfaces::parse).unwrap_or_default())
-    }
-
-    /// The namespace's addresses beyond loopback and link-local ones; read anew with each call, for hardly anyone asks.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let ipv4 = self.read(Table::FibTrie, addresses::ipv4).unwrap_or_default();
-        let ipv6 = self.read(Table::IfInet6, addresses::ipv6).unwrap_or_default();
-        ipv4.into_iter().map(IpAddr::from).chain(ipv6.into_iter().map(IpAddr::from)).collect()
     }
 
     fn read<T>(&self, table: Table, parse: impl FnOnce(&str) -> T) -> Option<T> {

@@ -129,7 +129,7 @@ impl Netdev {
         let host = namespace.namespace.host;
         let wanted = move |interface: &&Interface| {
             let excluded = self.excluded.iter().any(|pattern| pattern.matches(&interface.name));
-            !excluded && !(host && self.peers.get(&interface.name) == Some(&true))
+            !(excluded || host && self.peers.get(&interface.name) == Some(&true))
         };
         namespace.interfaces().iter().filter(wanted)
     }

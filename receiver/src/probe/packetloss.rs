@@ -109,7 +109,7 @@ impl Probe for Packetloss {
         if entries > self.limit / 2 {
             self.make_room(round)?;
         }
-        Ok(self.neighbours.update(round, &self.program.neighbours)?)
+        Ok(self.neighbours.update(&round.pods, &self.program.neighbours)?)
     }
 
     fn reconfigure(&mut self, settings: &ProbeSettings) -> Result<(), CollectError> {
@@ -187,7 +187,7 @@ impl Sums {
     fn add(&mut self, key: &drop_key, packets: u64, reasons: &Reasons, round: &Round<'_>) {
         // Namespaces that the settings leave out have no entity and no points.
         let Some(entity) = round.entity(&origin(key.netns, key.netns_cookie, key.cgroup)) else { return };
-        let what = What::of(key.into(), reasons);
+        let what = What::of(&key.into(), reasons);
         let sum =
             self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
         sum.packets += packets;
@@ -236,7 +236,7 @@ raw_of!(drop_key);
 raw_of!(packetloss::Event);
 
 impl What {
-    fn of(key: Raw, reasons: &Reasons) -> Self {
+    fn of(key: &Raw, reasons: &Reasons) -> Self {
         Self {
             reason: reason_name(key.source, key.reason, reasons),
             subsystem: subsystem_name(key.reason, reasons),

@@ -298,7 +298,7 @@ async fn readable(ring: Option<&AsyncFd<OwnedFd>>) {
             Ok(mut ready) => ready.clear_ready(),
             Err(error) => {
                 warn!(%error, "the ring cannot be watched");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         },
         None => std::future::pending().await,

@@ -96,7 +96,7 @@ fn segments(snmp: &Counters, emit: &mut Emitter<'_, '_>) {
 }
 
 /// Requests and connections that a listening socket turned away. Every overflow is a drop too
-/// (net/ipv4/tcp_input.c, tcp_conn_request; tcp_ipv4.c, tcp_v4_syn_recv_sock): the rest is "other".
+/// (`net/ipv4/tcp_input.c`, `tcp_conn_request`; `tcp_ipv4.c`, `tcp_v4_syn_recv_sock`): the rest is "other".
 fn listen(namespace: &InNamespace<'_>, emit: &mut Emitter<'_, '_>) {
     let Some(netstat) = namespace.netstat() else { return };
     let counters = (netstat.get("TcpExtListenDrops"), netstat.get("TcpExtListenOverflows"));

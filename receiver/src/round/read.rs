@@ -14,12 +14,10 @@ pub(super) enum Table {
     Netstat,
     Snmp6,
     Dev,
-    FibTrie,
-    IfInet6,
 }
 
 impl Table {
-    const ALL: [Self; 6] = [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev, Self::FibTrie, Self::IfInet6];
+    const ALL: [Self; 4] = [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev];
 
     fn file(self) -> &'static str {
         match self {
@@ -27,8 +25,6 @@ impl Table {
             Self::Netstat => "netstat",
             Self::Snmp6 => "snmp6",
             Self::Dev => "dev",
-            Self::FibTrie => "fib_trie",
-            Self::IfInet6 => "if_inet6",
         }
     }
 }

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use jitterscope_semconv::{
     Attribute, Metric, attribute as key, metric,
-    value::{
-        CpuMode, EntityKind as KindName, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState,
-    },
+    value::{CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
 };
 use opentelemetry::{KeyValue, Value, metrics::Meter};
 
@@ -86,7 +84,7 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     amount(meter, &metric::PROBE_STATE, states);
     let kernel = |metric, term: fn(&Account) -> u64| {
         let read = each_probe(observed, move |to: U64<'_>, account, probe| {
-            has_events(account, || to(term(account), &[probe]))
+            has_events(account, || to(term(account), &[probe]));
         });
         counter(meter, metric, read);
     };
@@ -153,14 +151,8 @@ fn entities(meter: &Meter, observed: &Observed) {
     let pods = observed.pods.clone();
     amount(meter, &metric::ENTITY_COUNT, move |to| {
         let snapshot = pods.snapshot();
-        let kinds = [
-            (KindName::Node, EntityKind::Node),
-            (KindName::Pod, EntityKind::Pod),
-            (KindName::Container, EntityKind::Container),
-            (KindName::Netns, EntityKind::Netns),
-        ];
-        for (name, kind) in kinds {
-            to(signed(snapshot.counts().of(kind) as u64), &[of(&key::ENTITY_KIND, name.as_str())]);
+        for kind in EntityKind::ALL {
+            to(signed(snapshot.counts().of(*kind) as u64), &[of(&key::ENTITY_KIND, kind.as_str())]);
         }
     });
     amount(meter, &metric::ENTITY_LIMIT, |to| to(pods::MAX_ENTITIES as i64, &[]));

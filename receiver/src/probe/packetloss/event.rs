@@ -32,7 +32,7 @@ impl Teller {
     }
 
     pub(super) fn occurrence(&mut self, record: &Event, reasons: &Reasons, clock: &Clock) -> Occurrence {
-        let what = What::of(record.into(), reasons);
+        let what = What::of(&record.into(), reasons);
         let packet = Packet::of(record);
         let mut attributes = key_values(&what.attributes());
         attributes.extend(packet.attributes(record));
