@@ -1,5 +1,6 @@
 //! One look at the whole node: processes, mounted namespaces and, when that can help, cgroups, made into a snapshot.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,15 +149,24 @@ impl Scanner {
         let mut namespaces = vec![self.host.clone()];
         let mut excluded = HashSet::new();
         let settled = self.scans <= 1;
-        let mut entity = |instance| entity(&mut self.registry, instance, self.include_netns, settled, known);
+        let include_netns = self.include_netns;
+        let registry = RefCell::new(&mut self.registry);
+        let entity = |instance| entity(&mut registry.borrow_mut(), instance, include_netns, settled, known);
+        let further = |instance| include_netns.then(|| registry.borrow_mut().netns(instance, settled)).flatten();
         // Made anew each time, for names can come after the end.
         let late = self
             .late
             .iter()
             .map(|(instance, _)| Late { id: instance.id, entity: entity(instance) })
             .collect();
-        for instance in self.instances.iter() {
-            match entity(instance) {
+        let mut instances: Vec<&Instance> = self.instances.iter().collect();
+        instances.sort_unstable_by_key(|one| (one.started_unix_nano.unwrap_or(u64::MAX), one.number));
+        let mut owners = HashSet::new();
+        for instance in instances {
+            // A pod has one network. A further namespace that one of its processes made has counters of its own,
+            // which would be the same series as the pod's: it is an entity by itself.
+            let owned = entity(instance).filter(|entity| owners.insert(entity.key));
+            match owned.or_else(|| further(instance)) {
                 Some(entity) => namespaces.extend(namespace(instance, entity)),
                 None => excluded.extend((!self.include_netns).then_some(instance.id.inode)),
             }
