@@ -74,6 +74,7 @@ pub const HARMLESS: &[Harmless] = &[
     reason("SKB_DROP_REASON_TCP_OFOMERGE", Only::Any, COPY),
     reason("SKB_DROP_REASON_TCP_OLD_ACK", Only::Any, "an acknowledgement that a later one overtook"),
     reason("SKB_DROP_REASON_TCP_RFC7323_PAWS_ACK", Only::Any, "an acknowledgement that a later one overtook"),
+    reason("SKB_DROP_REASON_TCP_CLOSE", Only::Fin, "a FIN for a connection that was closed meanwhile"),
     reason("SKB_DROP_REASON_IP_INNOROUTES", Only::Multicast, EARLY),
     reason("SKB_DROP_REASON_IP_INADDRERRORS", Only::Multicast, EARLY),
     reason("SKB_DROP_REASON_NO_TX_TARGET", Only::Multicast, "multicast out of a bridge that has no ports"),
