@@ -13,16 +13,16 @@ use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::InstrumentationScope,
     metrics::v1::{
-        AggregationTemporality, Gauge, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
-        metric::Data, number_data_point,
+        AggregationTemporality, Gauge, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics,
+        Sum, metric::Data, number_data_point,
     },
 };
 
+use self::attributes::{Pair, key_value, key_values};
 pub use self::{
     logs::{Logs, Occurrence},
     series::{SERIES_LIMIT, Series},
 };
-use self::attributes::{Pair, key_value, key_values};
 use crate::pods::Entity;
 
 /// Attribute sets of one metric on one entity. The OpenTelemetry SDK's own default; what is beyond it goes
@@ -120,10 +120,11 @@ impl Emitter<'_, '_> {
 
     fn points(&mut self, metric: &'static Metric) -> &mut Points {
         let metrics = &mut self.batch.entities[self.slot].metrics;
-        let slot = metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric)).unwrap_or_else(|| {
-            metrics.push(Points { metric, points: Vec::new(), overflow: None });
-            metrics.len() - 1
-        });
+        let slot =
+            metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric)).unwrap_or_else(|| {
+                metrics.push(Points { metric, points: Vec::new(), overflow: None });
+                metrics.len() - 1
+            });
         &mut metrics[slot]
     }
 }

@@ -163,7 +163,11 @@ impl Supervisor {
     }
 
     fn handle(&self, definition: &Definition) -> Option<&Handle> {
-        if definition.source == Source::Ebpf { self.tasks.get(definition.name) } else { self.counters.as_ref() }
+        if definition.source == Source::Ebpf {
+            self.tasks.get(definition.name)
+        } else {
+            self.counters.as_ref()
+        }
     }
 
     async fn tell(&self, definition: &Definition, command: Command) {
@@ -227,6 +231,10 @@ async fn send(commands: &mpsc::Sender<Command>, command: Command) {
 }
 
 /// Opens a probe; loading programs takes some time, which other tasks on this thread must not wait for.
-fn open(definition: &Definition, settings: &ProbeSettings, btf: Option<&std::path::Path>) -> Result<Box<dyn Probe>, Skip> {
+fn open(
+    definition: &Definition,
+    settings: &ProbeSettings,
+    btf: Option<&std::path::Path>,
+) -> Result<Box<dyn Probe>, Skip> {
     block_in_place(|| (definition.open)(&Opening { settings, btf }))
 }

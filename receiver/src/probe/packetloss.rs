@@ -6,6 +6,7 @@
 
 mod event;
 mod explain;
+mod neighbours;
 
 use std::{
     collections::HashMap,
@@ -26,7 +27,7 @@ use jitterscope_semconv::{
 };
 use tracing::debug;
 
-use self::event::Teller;
+use self::{event::Teller, neighbours::Neighbours};
 use super::{CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source, Usage};
 use crate::{
     account::KernelAccount,
@@ -59,6 +60,7 @@ struct Packetloss {
     program: PacketLoss,
     ring: Option<Ring>,
     teller: Teller,
+    neighbours: Neighbours,
     /// Nanoseconds since the epoch when counting began.
     attached: u64,
     limit: usize,
@@ -71,16 +73,18 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         return Err(Skip::Privilege { capabilities: lacking.join(", "), reason });
     }
     let kernel = Kernel::read(opening.btf).map_err(|error| Skip::Missing(error.to_string()))?;
-    let host = host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
+    let host =
+        host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
     let options = packetloss::Options::new(host);
     let limit = options.drops as usize;
-    let mut program = PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
+    let mut program =
+        PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
     let attached = Clock::read().now();
     let failed = |error: jitterscope_ebpf::TableError| Skip::Temporary(error.to_string());
     configure(&program, opening.settings).map_err(failed)?;
     let ring = program.events();
     let teller = Teller::new(Symbols::default());
-    Ok(Box::new(Packetloss { program, ring, teller, attached, limit }))
+    Ok(Box::new(Packetloss { program, ring, teller, neighbours: Neighbours::default(), attached, limit }))
 }
 
 fn configure(program: &PacketLoss, settings: &ProbeSettings) -> Result<(), jitterscope_ebpf::TableError> {
@@ -105,7 +109,7 @@ impl Probe for Packetloss {
         if entries > self.limit / 2 {
             self.make_room(round)?;
         }
-        Ok(())
+        Ok(self.neighbours.update(&round.pods, &self.program.neighbours)?)
     }
 
     fn reconfigure(&mut self, settings: &ProbeSettings) -> Result<(), CollectError> {
@@ -125,7 +129,11 @@ impl Probe for Packetloss {
         let account = self.program.account().map_err(|error| debug!(%error, "the account of packetloss"));
         account.map_or_else(
             |()| KernelAccount::default(),
-            |account| KernelAccount { seen: account.seen, suppressed: account.suppressed, lost: account.lost },
+            |account| KernelAccount {
+                seen: account.seen,
+                suppressed: account.suppressed,
+                lost: account.lost,
+            },
         )
     }
 
@@ -135,7 +143,8 @@ impl Probe for Packetloss {
 
     fn limitation(&self) -> Option<String> {
         let missing = self.program.loaded().missing();
-        let texts: Vec<String> = missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
+        let texts: Vec<String> =
+            missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
         (!texts.is_empty()).then(|| {
             format!("{}: SYNs refused by a full accept queue are in tcp.listen.drops only", texts.join(", "))
         })
@@ -178,8 +187,9 @@ impl Sums {
     fn add(&mut self, key: &drop_key, packets: u64, reasons: &Reasons, round: &Round<'_>) {
         // Namespaces that the settings leave out have no entity and no points.
         let Some(entity) = round.entity(&origin(key.netns, key.netns_cookie, key.cgroup)) else { return };
-        let what = What::of(key.into(), reasons);
-        let sum = self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
+        let what = What::of(&key.into(), reasons);
+        let sum =
+            self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
         sum.packets += packets;
     }
 }
@@ -226,7 +236,7 @@ raw_of!(drop_key);
 raw_of!(packetloss::Event);
 
 impl What {
-    fn of(key: Raw, reasons: &Reasons) -> Self {
+    fn of(key: &Raw, reasons: &Reasons) -> Self {
         Self {
             reason: reason_name(key.source, key.reason, reasons),
             subsystem: subsystem_name(key.reason, reasons),
@@ -288,7 +298,15 @@ fn family_name(family: u8) -> Option<NetworkType> {
 
 /// IP protocol numbers by the names that OpenTelemetry or IANA give them.
 fn transport_name(protocol: u8) -> String {
-    let names = [(1, "icmp"), (2, "igmp"), (6, "tcp"), (17, "udp"), (58, "ipv6-icmp"), (132, "sctp"), (136, "udplite")];
+    let names = [
+        (1, "icmp"),
+        (2, "igmp"),
+        (6, "tcp"),
+        (17, "udp"),
+        (58, "ipv6-icmp"),
+        (132, "sctp"),
+        (136, "udplite"),
+    ];
     let known = names.iter().find(|(number, _)| *number == protocol);
     known.map_or_else(|| protocol.to_string(), |(_, name)| (*name).to_owned())
 }

@@ -60,7 +60,12 @@ pub struct Running {
 
 impl Running {
     /// A probe that was just opened, to be collected for the first time at `first`.
-    pub fn new(probe: Box<dyn Probe>, account: Arc<Account>, settings: &ProbeSettings, first: Instant) -> Self {
+    pub fn new(
+        probe: Box<dyn Probe>,
+        account: Arc<Account>,
+        settings: &ProbeSettings,
+        first: Instant,
+    ) -> Self {
         let base = account.kernel_terms();
         account.state.store(Arc::new(State::Running(probe.limitation())));
         Self { probe, account, base, every: settings.interval, next: first, collections: 0 }
@@ -135,7 +140,11 @@ impl Task {
     ///
     /// # Errors
     /// A ring cannot be watched.
-    pub fn new(probes: Vec<Running>, around: Surroundings, commands: Receiver<Command>) -> std::io::Result<Self> {
+    pub fn new(
+        probes: Vec<Running>,
+        around: Surroundings,
+        commands: Receiver<Command>,
+    ) -> std::io::Result<Self> {
         // The probe keeps its ring; a second descriptor of it is enough to wait on.
         let ring = probes.iter().find_map(|running| running.probe.events()).map(|fd| fd.try_clone_to_owned());
         let ring = ring.transpose()?.map(watch).transpose()?;
@@ -238,7 +247,10 @@ impl Task {
     }
 }
 
-#[expect(deprecated, reason = "its replacement is unsafe for types that change their descriptor; OwnedFd does not")]
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe for types that change their descriptor; OwnedFd does not"
+)]
 fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(ring, Interest::READABLE)
 }
@@ -286,7 +298,7 @@ async fn readable(ring: Option<&AsyncFd<OwnedFd>>) {
             Ok(mut ready) => ready.clear_ready(),
             Err(error) => {
                 warn!(%error, "the ring cannot be watched");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         },
         None => std::future::pending().await,

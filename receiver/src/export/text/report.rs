@@ -67,7 +67,11 @@ impl Report {
             self.time = self.time.max(point.time_unix_nano);
             let labels = labels(&point.attributes);
             let value = value(point);
-            let shown = if rates { self.rate(entity, metric, &labels, point.time_unix_nano, value) } else { Some(value) };
+            let shown = if rates {
+                self.rate(entity, metric, &labels, point.time_unix_nano, value)
+            } else {
+                Some(value)
+            };
             match shown.filter(|shown| *shown != 0.0) {
                 Some(shown) => self.row(entity, metric, &labels, &amount(shown, &metric.unit, rates)),
                 None => self.unchanged += 1,
