@@ -118,6 +118,11 @@ impl PacketLoss {
         &self.loaded
     }
 
+    /// Detaches the program; counters, account and events stay readable.
+    pub fn detach(&mut self) {
+        self.loaded.detach();
+    }
+
     /// Names of the reasons in keys and events.
     pub fn reasons(&self) -> &Reasons {
         &self.reasons

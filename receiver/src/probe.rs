@@ -49,6 +49,10 @@ pub trait Probe: Send {
         None
     }
 
+    /// Stops watching: nothing is counted and no event comes any more, and what was counted can still be read. Only
+    /// so can a last collection and the last events come to the same balance.
+    fn detach(&mut self) {}
+
     /// What the kernel counted for the probe's account since it was attached.
     fn account(&self) -> KernelAccount {
         KernelAccount::default()

@@ -137,6 +137,10 @@ impl Probe for Packetloss {
         )
     }
 
+    fn detach(&mut self) {
+        self.program.detach();
+    }
+
     fn usage(&self) -> Usage {
         Usage::of(self.program.loaded())
     }

@@ -168,8 +168,9 @@ impl Task {
                 }
             }
         }
-        self.drain().await;
+        self.probes.iter_mut().for_each(|running| running.probe.detach());
         self.collect(true).await;
+        self.drain().await;
     }
 
     async fn apply(&mut self, command: Command) {
