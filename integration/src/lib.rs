@@ -5,6 +5,7 @@ pub mod containerd;
 pub mod kernel;
 pub mod netns;
 pub mod network;
+pub mod packet;
 pub mod poll;
 pub mod receiver;
 pub mod requirements;

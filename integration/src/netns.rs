@@ -81,6 +81,26 @@ impl Netns {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
     }
 
+    /// Drops what matches an nftables rule at a netfilter hook, for as long as the namespace lives.
+    ///
+    /// # Errors
+    /// No `nft`, or it does not understand the rule.
+    pub fn refuse(&self, hook: &str, rule: &str) -> Result<()> {
+        let chain = format!("add chain inet t c {{ type filter hook {hook} priority 0; }}");
+        for line in ["add table inet t", &chain, &format!("add rule inet t c {rule} drop")] {
+            run(self.command("nft").arg(line))?;
+        }
+        Ok(())
+    }
+
+    /// Lets pass again what [`Self::refuse`] drops.
+    ///
+    /// # Errors
+    /// Nothing was refused.
+    pub fn allow(&self) -> Result<()> {
+        run(self.command("nft").arg("delete table inet t")).map(drop)
+    }
+
     /// Runs `body` on a thread inside; sockets that it opens stay inside, wherever they go.
     ///
     /// # Errors
