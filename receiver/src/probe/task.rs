@@ -257,7 +257,18 @@ fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 /// Events of one turn.
 fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
-    std::iter::from_fn(|| running.probe.next_event(clock)).take(RECORDS_PER_TURN).collect()
+    let mut occurrences = Vec::new();
+    for _ in 0..RECORDS_PER_TURN {
+        match running.probe.next_event(clock) {
+            None => break,
+            Some(Ok(occurrence)) => occurrences.push(occurrence),
+            Some(Err(error)) => {
+                running.account.add_dropped(ProbeDropStage::Undecodable, 1);
+                warn!(probe = running.name(), %error);
+            }
+        }
+    }
+    occurrences
 }
 
 /// Gives each event its entity, and new entities a moment to get their names. Events of namespaces that the
