@@ -62,6 +62,8 @@ struct Packetloss {
     /// Nanoseconds since the epoch when counting began.
     attached: u64,
     limit: usize,
+    /// What the programs had used when they were detached.
+    detached: Option<Usage>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -80,7 +82,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     configure(&program, opening.settings).map_err(failed)?;
     let ring = program.events();
     let teller = Teller::new(Symbols::default());
-    Ok(Box::new(Packetloss { program, ring, teller, attached, limit }))
+    Ok(Box::new(Packetloss { program, ring, teller, attached, limit, detached: None }))
 }
 
 fn configure(program: &PacketLoss, settings: &ProbeSettings) -> Result<(), jitterscope_ebpf::TableError> {
@@ -129,8 +131,13 @@ impl Probe for Packetloss {
         )
     }
 
+    fn detach(&mut self) {
+        self.detached = Some(self.usage());
+        self.program.detach();
+    }
+
     fn usage(&self) -> Usage {
-        Usage::of(self.program.loaded())
+        self.detached.clone().unwrap_or_else(|| Usage::of(self.program.loaded()))
     }
 
     fn limitation(&self) -> Option<String> {
