@@ -235,6 +235,17 @@ impl Loaded {
         Ring::new(name, map)
     }
 
+    /// Detaches all programs; what they counted stays readable. A run that is under way on another CPU ends within
+    /// microseconds.
+    pub fn detach(&mut self) {
+        for attachment in &self.attachments {
+            if let Some(program) = self.ebpf.program_mut(&attachment.program) {
+                // It fails only for what is detached already.
+                let _ = unload(program);
+            }
+        }
+    }
+
     /// Run count and time of each attached program (zero unless [`crate::RunTimeStats`] is on).
     pub fn programs(&self) -> io::Result<Vec<ProgramStats>> {
         let stats = |a: &Attachment| {

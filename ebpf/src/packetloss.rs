@@ -118,6 +118,11 @@ impl PacketLoss {
         &self.loaded
     }
 
+    /// Stops counting; what was counted and what is in the ring stays.
+    pub fn detach(&mut self) {
+        self.loaded.detach();
+    }
+
     /// Names of the reasons in keys and events.
     pub fn reasons(&self) -> &Reasons {
         &self.reasons

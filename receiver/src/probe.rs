@@ -53,6 +53,9 @@ pub trait Probe: Send {
         None
     }
 
+    /// Stops counting, so that the last collection and the last events add up; what was counted stays.
+    fn detach(&mut self) {}
+
     /// What the kernel counted for the probe's account since it was attached.
     fn account(&self) -> KernelAccount {
         KernelAccount::default()

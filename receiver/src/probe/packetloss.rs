@@ -66,6 +66,8 @@ struct Packetloss {
     limit: usize,
     /// How full the maps are, as of the last collection.
     entries: Vec<(&'static str, u64)>,
+    /// What the programs had used when they were detached.
+    detached: Option<Usage>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -94,6 +96,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         attached,
         limit,
         entries: Vec::new(),
+        detached: None,
     }))
 }
 
@@ -153,8 +156,14 @@ impl Probe for Packetloss {
         )
     }
 
+    fn detach(&mut self) {
+        self.detached = Some(self.usage());
+        self.program.detach();
+    }
+
     fn usage(&self) -> Usage {
-        Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) }
+        let now = || Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) };
+        self.detached.clone().unwrap_or_else(now)
     }
 
     fn limitation(&self) -> Option<String> {
