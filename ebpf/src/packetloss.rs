@@ -118,7 +118,7 @@ impl PacketLoss {
         &self.loaded
     }
 
-    /// Stops counting; what was counted and what is in the ring stays.
+    /// Detaches the program; counters, account and events stay readable.
     pub fn detach(&mut self) {
         self.loaded.detach();
     }

@@ -66,8 +66,6 @@ struct Packetloss {
     limit: usize,
     /// How full the maps are, as of the last collection.
     entries: Vec<(&'static str, u64)>,
-    /// What the programs had used when they were detached.
-    detached: Option<Usage>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -96,7 +94,6 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         attached,
         limit,
         entries: Vec::new(),
-        detached: None,
     }))
 }
 
@@ -157,13 +154,11 @@ impl Probe for Packetloss {
     }
 
     fn detach(&mut self) {
-        self.detached = Some(self.usage());
         self.program.detach();
     }
 
     fn usage(&self) -> Usage {
-        let now = || Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) };
-        self.detached.clone().unwrap_or_else(now)
+        Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) }
     }
 
     fn limitation(&self) -> Option<String> {
