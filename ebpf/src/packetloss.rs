@@ -138,6 +138,11 @@ impl PacketLoss {
         Ok(self.accounts.get(&0)?.unwrap_or(account::new_zeroed()))
     }
 
+    /// Entities whose events are limited each by itself now.
+    pub fn limited(&self) -> Result<usize, TableError> {
+        self.limiters.for_each(|_, _| {})
+    }
+
     /// Takes the ring of [`drop_event`] records; `None` when it has been taken.
     pub fn events(&mut self) -> Option<Ring> {
         self.events.take()

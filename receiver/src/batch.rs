@@ -193,3 +193,75 @@ pub fn scope() -> InstrumentationScope {
         ..InstrumentationScope::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jitterscope_semconv::{attribute as key, metric};
+
+    use super::*;
+    use crate::pods::EntityKind;
+
+    fn entity(key: u64, pending: bool) -> Arc<Entity> {
+        let pending_until = pending.then(|| Instant::now() + std::time::Duration::from_secs(60));
+        let resource = opentelemetry_proto::tonic::resource::v1::Resource::default();
+        Arc::new(Entity {
+            kind: EntityKind::Netns,
+            key,
+            pod: None,
+            name: key.to_string(),
+            resource,
+            pending_until,
+        })
+    }
+
+    fn sum(metric: &OtlpMetric) -> &Sum {
+        match &metric.data {
+            Some(Data::Sum(sum)) => sum,
+            other => panic!("a sum was expected: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn points_of_one_entity_are_grouped_by_metric_with_unit_and_kind_of_the_registry() {
+        let mut series = Series::default();
+        let mut batch = Batch::new(&mut series, 100);
+        for direction in ["receive", "transmit"] {
+            let attributes = [(&key::NETWORK_IO_DIRECTION, direction.into())];
+            batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &attributes, 7);
+        }
+        batch.entity(&entity(1, false), Some(50)).amount(&metric::TCP_CONNECTION_ESTABLISHED, &[], 3);
+        let request = batch.finish().expect("points were emitted");
+        let [resource] = request.resource_metrics.as_slice() else { panic!("one entity") };
+        let [segments, established] = resource.scope_metrics[0].metrics.as_slice() else {
+            panic!("two metrics")
+        };
+        assert_eq!((segments.unit.as_str(), sum(segments).is_monotonic), ("{segment}", true));
+        assert_eq!(sum(segments).data_points.len(), 2);
+        assert_eq!(sum(segments).data_points[0].start_time_unix_nano, 50);
+        assert!(!sum(established).is_monotonic);
+    }
+
+    #[test]
+    fn attribute_sets_past_the_limit_add_up_in_one_overflow_point() {
+        let mut series = Series::default();
+        let mut batch = Batch::new(&mut series, 100);
+        for number in 0..=ATTRIBUTE_SETS as i64 + 1 {
+            let attributes = [(&key::SOURCE_PORT, number.into())];
+            batch.entity(&entity(1, false), None).counter(&metric::TCP_SEGMENTS, &attributes, 5);
+        }
+        let request = batch.finish().expect("points were emitted");
+        let points = &sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points;
+        assert_eq!(points.len(), ATTRIBUTE_SETS + 1);
+        let last = points.last().expect("the overflow point");
+        assert_eq!(last.attributes[0].key, key::OTEL_METRIC_OVERFLOW.key);
+        assert_eq!(last.value, Some(number_data_point::Value::AsInt(10)));
+    }
+
+    #[test]
+    fn points_of_an_entity_whose_names_are_still_to_come_wait() {
+        let mut series = Series::default();
+        let mut batch = Batch::new(&mut series, 100);
+        batch.entity(&entity(1, true), None).counter(&metric::TCP_SEGMENTS, &[], 5);
+        assert!(batch.finish().is_none());
+    }
+}

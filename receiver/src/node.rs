@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    /// Runs until a signal or the end of `duration`, following changes of the configuration.
+    /// Runs until a signal, the end of `duration` or the end of who reads its output, following changes of the configuration.
     ///
     /// # Errors
     /// Signals cannot be received.
@@ -188,8 +188,10 @@ impl Node {
         let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
         loop {
             let own = self.telemetry.run(self.settings.interval, &self.outbox);
+            let outbox = self.outbox.load_full();
             tokio::select! {
                 () = own => {}
+                () = outbox.closed() => break,
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 () = &mut over => break,
@@ -207,7 +209,10 @@ impl Node {
             return;
         }
         let settings = match sources.load(PROBES) {
-            Ok(settings) if settings == self.settings => return,
+            Ok(settings) if settings == self.settings => {
+                info!("the configuration did not change");
+                return;
+            }
             Ok(settings) => settings,
             Err(invalid) => {
                 error!("the configuration is invalid; the running configuration stays\n{invalid}");

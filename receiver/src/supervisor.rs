@@ -181,7 +181,11 @@ impl Supervisor {
         if let Some(handle) = self.tasks.remove(definition.name) {
             handle.end().await;
         } else {
-            self.tell(definition, Command::Remove(definition.name)).await;
+            // A collection that is under way still says that the probe runs: what comes after must wait for it.
+            let (done, gone) = oneshot::channel();
+            self.tell(definition, Command::Remove(definition.name, done)).await;
+            // A task that broke has no probe left.
+            let _ = gone.await;
         }
         info!(probe = definition.name, "stopped");
     }

@@ -29,6 +29,17 @@ impl Outbox {
         receiver
     }
 
+    /// Returns when no destination takes anything any more: standard output was the only one and its reader has
+    /// gone.
+    pub async fn closed(&self) {
+        if self.destinations.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        for destination in &self.destinations {
+            destination.closed().await;
+        }
+    }
+
     /// Sends to every destination without waiting. Where the channel is full the request is given up: points
     /// come again, events are counted.
     pub fn send(&self, delivery: Delivery) {

@@ -157,11 +157,14 @@ async fn run(sink: Sink, inbox: Inbox, deadline: watch::Receiver<Option<Instant>
     match sink {
         Sink::Otlp(client, limit) => Sender::new(*client, limit, inbox, deadline).run().await,
         Sink::Text(text) => write_text(inbox, *text).await,
-        Sink::Json(mut out) => {
-            let mut inbox = inbox;
-            while let Some(delivery) = inbox.receiver.recv().await {
-                inbox.written(&delivery, super::text::json_line(&mut out, &delivery.payload));
-            }
+        Sink::Json(out) => write_json(inbox, out).await,
+    }
+}
+
+async fn write_json(mut inbox: Inbox, mut out: Box<dyn Write + Send>) {
+    while let Some(delivery) = inbox.receiver.recv().await {
+        if !inbox.written(&delivery, super::text::json_line(&mut out, &delivery.payload)) {
+            return inbox.refuse();
         }
     }
 }
@@ -176,10 +179,12 @@ async fn write_text(mut inbox: Inbox, mut text: Text) {
             Some(at) => timeout_at(at, inbox.receiver.recv()).await,
             None => Ok(inbox.receiver.recv().await),
         };
-        if let Ok(Some(delivery)) = &next {
-            inbox.written(delivery, text.write(&delivery.payload));
-        } else if let Err(error) = text.flush() {
-            debug!(%error, "output");
+        let read = match &next {
+            Ok(Some(delivery)) => inbox.written(delivery, text.write(&delivery.payload)),
+            _ => is_read(&text.flush()),
+        };
+        if !read {
+            return inbox.refuse();
         }
         if matches!(next, Ok(None)) {
             return;
@@ -188,17 +193,41 @@ async fn write_text(mut inbox: Inbox, mut text: Text) {
     }
 }
 
+/// Whether an output still has a reader: a pipe's may have gone (EPIPE), as `head` does.
+fn is_read(result: &std::io::Result<()>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) => {
+            debug!(%error, "output");
+            error.kind() != std::io::ErrorKind::BrokenPipe
+        }
+    }
+}
+
 impl Inbox {
-    /// Counts what was written, or that nobody reads any more.
-    fn written(&self, delivery: &Delivery, result: std::io::Result<()>) {
-        let (signal, items) = (delivery.payload.signal(), delivery.payload.items());
-        match result {
-            Ok(()) => self.delivered(signal, delivery.account.as_deref(), items),
-            Err(error) => {
-                self.account.rejected.add(signal, items);
-                self.dropped(delivery.account.as_deref(), ProbeDropStage::Rejected, items);
-                debug!(%error, "output");
+    /// Counts what was written or not. False when nobody reads any more.
+    fn written(&self, delivery: &Delivery, result: std::io::Result<()>) -> bool {
+        match &result {
+            Ok(()) => {
+                let (signal, items) = (delivery.payload.signal(), delivery.payload.items());
+                self.delivered(signal, delivery.account.as_deref(), items);
             }
+            Err(_) => self.unwritten(delivery),
+        }
+        is_read(&result)
+    }
+
+    fn unwritten(&self, delivery: &Delivery) {
+        let (signal, items) = (delivery.payload.signal(), delivery.payload.items());
+        self.account.rejected.add(signal, items);
+        self.dropped(delivery.account.as_deref(), ProbeDropStage::Rejected, items);
+    }
+
+    /// Takes nothing more; what waits is counted.
+    fn refuse(mut self) {
+        self.receiver.close();
+        while let Ok(delivery) = self.receiver.try_recv() {
+            self.unwritten(&delivery);
         }
     }
 

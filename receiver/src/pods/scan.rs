@@ -152,7 +152,8 @@ impl Scanner {
         let include_netns = self.include_netns;
         let registry = RefCell::new(&mut self.registry);
         let entity = |instance| entity(&mut registry.borrow_mut(), instance, include_netns, settled, known);
-        let further = |instance| include_netns.then(|| registry.borrow_mut().netns(instance, settled)).flatten();
+        let further =
+            |instance| include_netns.then(|| registry.borrow_mut().netns(instance, settled)).flatten();
         // Made anew each time, for names can come after the end.
         let late = self
             .late

@@ -139,6 +139,7 @@ fn a_further_namespace_of_a_pods_process_is_an_entity_by_itself() {
     let host = Host::new();
     host.process(80, GREEN, 950, &pod_path(APP));
     host.process(90, BLUE, 900, &pod_path(PAUSE));
+    fs::write(host.path("proc/uptime"), "100.00 0.00\n").unwrap();
     let snapshot = first_look(&host, &Request::default());
     assert_eq!(snapshot.resolve(&in_netns(BLUE)).unwrap().kind, EntityKind::Pod);
     assert_eq!(snapshot.resolve(&in_netns(GREEN)).unwrap().kind, EntityKind::Netns);

@@ -16,7 +16,7 @@ use std::{
 };
 
 use jitterscope_ebpf::{
-    Kernel, Ring, Symbols,
+    Kernel, Ring, Symbols, TooShort,
     abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key},
     host_netns,
     packetloss::{self, LISTEN_OVERFLOWS, PacketLoss, Reasons},
@@ -64,6 +64,8 @@ struct Packetloss {
     /// Nanoseconds since the epoch when counting began.
     attached: u64,
     limit: usize,
+    /// How full the maps are, as of the last collection.
+    entries: Vec<(&'static str, u64)>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -84,7 +86,15 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     configure(&program, opening.settings).map_err(failed)?;
     let ring = program.events();
     let teller = Teller::new(Symbols::default());
-    Ok(Box::new(Packetloss { program, ring, teller, neighbours: Neighbours::default(), attached, limit }))
+    Ok(Box::new(Packetloss {
+        program,
+        ring,
+        teller,
+        neighbours: Neighbours::default(),
+        attached,
+        limit,
+        entries: Vec::new(),
+    }))
 }
 
 fn configure(program: &PacketLoss, settings: &ProbeSettings) -> Result<(), jitterscope_ebpf::TableError> {
@@ -109,7 +119,13 @@ impl Probe for Packetloss {
         if entries > self.limit / 2 {
             self.make_room(round)?;
         }
-        Ok(self.neighbours.update(&round.pods, &self.program.neighbours)?)
+        self.neighbours.update(&round.pods, &self.program.neighbours)?;
+        self.entries = vec![
+            ("drops", entries as u64),
+            ("limiters", self.program.limited()? as u64),
+            ("neighbours", self.neighbours.len() as u64),
+        ];
+        Ok(())
     }
 
     fn reconfigure(&mut self, settings: &ProbeSettings) -> Result<(), CollectError> {
@@ -120,9 +136,9 @@ impl Probe for Packetloss {
         self.ring.as_ref().map(std::os::fd::AsFd::as_fd)
     }
 
-    fn next_event(&mut self, clock: &Clock) -> Option<Occurrence> {
-        let record: packetloss::Event = self.ring.as_mut()?.next()?;
-        Some(self.teller.occurrence(&record, self.program.reasons(), clock))
+    fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
+        let record = self.ring.as_mut()?.take::<packetloss::Event>()?;
+        Some(record.map(|record| self.teller.occurrence(&record, self.program.reasons(), clock)))
     }
 
     fn account(&self) -> KernelAccount {
@@ -142,7 +158,7 @@ impl Probe for Packetloss {
     }
 
     fn usage(&self) -> Usage {
-        Usage::of(self.program.loaded())
+        Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) }
     }
 
     fn limitation(&self) -> Option<String> {

@@ -41,8 +41,8 @@ pub enum Command {
     Add(Box<Running>),
     /// Settings of a probe that changed.
     Reconfigure(&'static str, Box<ProbeSettings>),
-    /// A probe is switched off.
-    Remove(&'static str),
+    /// A probe is switched off; tells when it is gone.
+    Remove(&'static str, tokio::sync::oneshot::Sender<()>),
     /// Collect now, whatever is due; tells when it is done.
     Collect(tokio::sync::oneshot::Sender<()>),
 }
@@ -168,15 +168,25 @@ impl Task {
                 }
             }
         }
+        self.end().await;
+    }
+
+    /// Stops counting first: what the kernel saw and what came out of the ring must be of the same packets.
+    async fn end(&mut self) {
         self.probes.iter_mut().for_each(|running| running.probe.detach());
-        self.collect(true).await;
+        sleep(TURN).await;
         self.drain().await;
+        self.collect(true).await;
     }
 
     async fn apply(&mut self, command: Command) {
         match command {
             Command::Add(running) => self.probes.push(*running),
-            Command::Remove(name) => self.probes.retain(|running| running.name() != name),
+            Command::Remove(name, done) => {
+                self.probes.retain(|running| running.name() != name);
+                // The asker may have stopped waiting.
+                let _ = done.send(());
+            }
             Command::Reconfigure(name, settings) => {
                 for running in self.probes.iter_mut().filter(|running| running.name() == name) {
                     running.every = settings.interval;
@@ -258,7 +268,18 @@ fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 /// Events of one turn.
 fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
-    std::iter::from_fn(|| running.probe.next_event(clock)).take(RECORDS_PER_TURN).collect()
+    let mut occurrences = Vec::new();
+    for _ in 0..RECORDS_PER_TURN {
+        match running.probe.next_event(clock) {
+            None => break,
+            Some(Ok(occurrence)) => occurrences.push(occurrence),
+            Some(Err(error)) => {
+                running.account.add_dropped(ProbeDropStage::Undecodable, 1);
+                warn!(probe = running.name(), %error);
+            }
+        }
+    }
+    occurrences
 }
 
 /// Gives each event its entity, and new entities a moment to get their names. Events of namespaces that the

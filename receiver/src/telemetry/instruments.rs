@@ -143,6 +143,12 @@ fn probe_maps(meter: &Meter, observed: &Observed) {
         });
         amount(meter, metric, read);
     };
+    let entries = each_probe(observed, |to: I64<'_>, account, probe| {
+        for (map, entries) in &account.usage.load().entries {
+            to(signed(*entries), &[probe.clone(), of(&key::PROBE_MAP, *map)]);
+        }
+    });
+    amount(meter, &metric::PROBE_MAP_ENTRIES, entries);
     maps(&metric::PROBE_MAP_LIMIT, |map| Some(map.limit.into()));
     maps(&metric::PROBE_MAP_MEMORY, |map| Some(map.memory));
 }

@@ -169,4 +169,47 @@ mod tests {
         assert_eq!(amount(0.25, "{segment}", true), "0.2/s");
         assert_eq!(amount(3.0, "{connection}", false), "3");
     }
+
+    fn request(value: i64, seconds: u64) -> ExportMetricsServiceRequest {
+        use jitterscope_semconv::metric;
+        use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics, Sum};
+        let point = NumberDataPoint {
+            time_unix_nano: seconds * 1_000_000_000,
+            value: Some(number_data_point::Value::AsInt(value)),
+            ..NumberDataPoint::default()
+        };
+        let data = Data::Sum(Sum { data_points: vec![point], is_monotonic: true, ..Sum::default() });
+        let name = metric::TCP_SEGMENT_RESETS.name.to_owned();
+        let metrics = vec![Metric { name, data: Some(data), ..Metric::default() }];
+        let resource = ResourceMetrics {
+            resource: Some(Resource::default()),
+            scope_metrics: vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }],
+            ..ResourceMetrics::default()
+        };
+        ExportMetricsServiceRequest { resource_metrics: vec![resource] }
+    }
+
+    fn written(report: &mut Report) -> String {
+        let mut out = Vec::new();
+        report.write(&mut out).expect("a vector takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn counters_are_shown_as_rates_and_rows_of_zero_are_counted() {
+        let mut report = Report::default();
+        report.add(&request(10, 100));
+        assert!(written(&mut report).contains("1 rows of zero left out"));
+        report.add(&request(30, 104));
+        let text = written(&mut report);
+        assert!(text.contains("host\n  tcp.segment.resets                 5/s"), "{text}");
+        assert_eq!(written(&mut report), "");
+    }
+
+    #[test]
+    fn one_collection_is_shown_in_totals() {
+        let mut report = Report::totals();
+        report.add(&request(10, 100));
+        assert!(written(&mut report).contains("tcp.segment.resets                 10"));
+    }
 }

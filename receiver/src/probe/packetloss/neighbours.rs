@@ -20,6 +20,11 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
+    /// Entries of the kernel's map.
+    pub(super) fn len(&self) -> usize {
+        self.written.len()
+    }
+
     /// Brings the kernel's map up to date with the addresses that exactly one namespace has.
     ///
     /// # Errors

@@ -1,0 +1,100 @@
+//! What the commands print for people and for scripts.
+
+use serde_json::Value;
+
+use crate::{
+    netns::Netns,
+    receiver::{Receiver, is_root, outcome, until},
+    telemetry::{metric_names, metrics},
+};
+
+#[test]
+fn once_prints_a_collection_of_the_named_probes_alone_as_otlp() {
+    let ended = outcome(["once", "--format", "json", "tcp", "udp"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let names = metric_names(&ended.stdout);
+    assert!(names.iter().any(|name| name == "jitterscope.tcp.segments"), "{names:?}");
+    assert!(names.iter().any(|name| name == "jitterscope.udp.datagrams"), "{names:?}");
+    let others = names.iter().filter(|name| !name.contains(".tcp.") && !name.contains(".udp.")).count();
+    assert_eq!(others, 0, "{names:?}");
+    for request in metrics(&ended.stdout) {
+        for resource in request.resource_metrics {
+            assert!(!resource.resource.unwrap().attributes.is_empty());
+            assert!(resource.schema_url.starts_with("https://opentelemetry.io/schemas/"));
+            assert!(
+                resource
+                    .scope_metrics
+                    .iter()
+                    .all(|scope| scope.scope.as_ref().unwrap().name == "jitterscope")
+            );
+        }
+    }
+}
+
+#[test]
+fn once_for_people_shows_totals_of_the_host() {
+    let ended = outcome(["once", "tcp"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.lines().any(|line| line == "host"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("tcp.segments"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("/s"), "one collection has no rates: {}", ended.stdout);
+}
+
+#[test]
+fn probes_as_json_have_the_keys_that_scripts_rely_on() {
+    let ended = outcome(["probes", "--format", "json"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let probes: Vec<Value> = serde_json::from_str(&ended.stdout).unwrap();
+    let names: Vec<&str> = probes.iter().map(|probe| probe["name"].as_str().unwrap()).collect();
+    for name in ["packetloss", "tcp", "udp", "netdev"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for probe in &probes {
+        let keys: Vec<&str> = probe.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "can_run",
+                "capabilities",
+                "default",
+                "events",
+                "metrics",
+                "name",
+                "overhead",
+                "reason",
+                "source",
+                "use_when"
+            ]
+        );
+        assert_eq!(probe["can_run"].as_bool().unwrap(), probe["reason"].is_null());
+    }
+}
+
+#[test]
+fn the_report_shows_rates_and_each_event_a_line() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new();
+    let receiver = Receiver::start(["run", "--set=interval=500ms", "--set=health.endpoint=off"]);
+    receiver.says("running probe=\"packetloss\"", 1);
+    let entity = format!("netns/{}", netns.name());
+    // Rows of an entity are indented below its name.
+    let rate = |output: &str| {
+        let after = output.lines().skip_while(|line| *line != entity).skip(1);
+        let rows = after.take_while(|line| line.starts_with(' '));
+        let errors: Vec<&str> = rows.filter(|row| row.trim_start().starts_with("udp.errors")).collect();
+        errors.iter().any(|row| row.contains("no_port") && row.contains("/s"))
+    };
+    until(&format!("rates of {entity}"), || {
+        netns.drop_datagrams(10);
+        rate(&receiver.stdout()).then_some(())
+    });
+    let ended = receiver.terminate();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let is_event = |line: &&str| line.contains(" drop ") && line.contains(&entity);
+    let event = ended.stdout.lines().find(is_event).expect("an event");
+    for expected in ["127.0.0.1:9", "udp", " → "] {
+        assert!(event.contains(expected) || event.contains("[::1]:9"), "{expected:?} is not in {event}");
+    }
+}
