@@ -55,10 +55,10 @@ impl Place {
         Self { direction: "transmit", ..Self::receive(netns) }
     }
 
-    /// On the node, at one of its devices, on behalf of a container.
+    /// On the node, at one of its devices, on behalf of a container: direction as the container sees it.
     pub(crate) fn host(network: &Network, interface: &'static str, entity: &Netns) -> Self {
         let inode = network.router.inode().unwrap();
-        Self { inode, interface, host: true, ..Self::receive(entity) }
+        Self { inode, interface, host: true, ..Self::transmit(entity) }
     }
 }
 
@@ -183,8 +183,16 @@ fn check_location(attributes: &Attributes) {
 
 /// Packets that the queue of a container's device turned away, as the kernel counted them.
 pub(crate) fn qdisc_drops(netns: &Netns) -> u64 {
+    qdisc(netns)["drops"].as_u64().unwrap()
+}
+
+/// Packets that wait in it.
+pub(crate) fn queued(netns: &Netns) -> u64 {
+    qdisc(netns)["qlen"].as_u64().unwrap()
+}
+
+fn qdisc(netns: &Netns) -> serde_json::Value {
     let text = netns.sh("tc -s -j qdisc show dev eth0").unwrap();
-    let text: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let root = text.as_array().unwrap().iter().find(|qdisc| qdisc["root"] == true).unwrap();
-    root["drops"].as_u64().unwrap()
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    list.into_iter().find(|qdisc| qdisc["root"] == true).unwrap()
 }
