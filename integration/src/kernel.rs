@@ -70,3 +70,13 @@ pub fn devices(netns: &Netns) -> Result<Vec<Device>> {
     };
     listed.iter().map(|link| device(link).with_context(|| format!("no counters in {link}"))).collect()
 }
+
+/// The root queue of a device, as `tc -s` shows it: `drops` since it was made, `qlen` packets that wait.
+///
+/// # Errors
+/// The device has none.
+pub fn qdisc(netns: &Netns, device: &str) -> Result<serde_json::Value> {
+    let listed = run(netns.command("tc").args(["-s", "-j", "qdisc", "show", "dev", device]))?;
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+    listed.into_iter().find(|qdisc| qdisc["root"] == true).with_context(|| format!("no queue at {device}"))
+}

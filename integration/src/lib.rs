@@ -2,6 +2,7 @@
 
 pub mod collector;
 pub mod containerd;
+pub mod faults;
 pub mod kernel;
 pub mod netns;
 pub mod network;

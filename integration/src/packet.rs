@@ -1,12 +1,14 @@
-//! Sockets and packets that only tests make: a reader that is too slow, datagrams with a wrong checksum.
+//! Sockets and packets that only tests make: a reader that is too slow, a listener that never accepts, datagrams with a
+//! wrong checksum.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use anyhow::Result;
+use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendFlags, SocketType, ipproto, sendto, socket,
-    sockopt::set_socket_recv_buffer_size,
+    AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, listen, sendto, socket, socket_with,
+    sockopt::{set_socket_recv_buffer_size, set_socket_reuseaddr},
 };
 
 /// A socket that takes the fewest bytes that the kernel allows, and reads none.
@@ -36,4 +38,39 @@ pub fn damaged_datagrams(to: IpAddr, (source, destination): (u16, u16), count: u
         sendto(&raw, &packet, SendFlags::empty(), &SocketAddr::new(to, 0))?;
     }
     Ok(())
+}
+
+/// A listening socket whose connections nobody accepts.
+#[derive(Debug)]
+pub struct Listener(#[expect(dead_code, reason = "it is there to be open")] OwnedFd);
+
+impl Listener {
+    /// Listens at an address; the kernel takes one connection more than `backlog`.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn bind(address: SocketAddr, backlog: u16) -> Result<Self> {
+        let socket = stream(address, SocketFlags::empty())?;
+        set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)?;
+        listen(&socket, backlog.into())?;
+        Ok(Self(socket))
+    }
+}
+
+/// Begins a connection and does not wait for it.
+///
+/// # Errors
+/// There is no route.
+pub fn begin(address: SocketAddr) -> Result<OwnedFd> {
+    let socket = stream(address, SocketFlags::NONBLOCK)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn stream(address: SocketAddr, flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    socket_with(family, SocketType::STREAM, flags, None)
 }

@@ -2,7 +2,7 @@
 //! namespace, after traffic with known totals.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 
 use jitterscope_integration::kernel::{counter, devices};
 use jitterscope_integration::netns::Netns;
@@ -27,7 +27,6 @@ const ROWS: &[Row] = &[
     (metric::TCP_CONNECTION_OPENS.name, &[(&key::TCP_CONNECTION_OPEN_KIND, "passive")], "TcpPassiveOpens"),
     (metric::TCP_CONNECTION_ATTEMPT_FAILURES.name, &[], "TcpAttemptFails"),
     (metric::TCP_CONNECTION_ESTABLISHED_RESETS.name, &[], "TcpEstabResets"),
-    (metric::TCP_CONNECTION_ESTABLISHED.name, &[], "TcpCurrEstab"),
     (metric::TCP_SEGMENTS.name, &[IN], "TcpInSegs"),
     (metric::TCP_SEGMENTS.name, &[OUT], "TcpOutSegs"),
     (metric::TCP_SEGMENT_RETRANSMITS.name, &[], "TcpRetransSegs"),
@@ -63,6 +62,13 @@ fn check_counters(telemetry: &Telemetry, netns: &Netns) {
     }
 }
 
+/// Connections that are open, as `ss` lists them inside.
+fn check_established(telemetry: &Telemetry, netns: &Netns) -> usize {
+    let open = netns.sh("ss --no-header --tcp --numeric state established").unwrap().lines().count();
+    assert_eq!(told(telemetry, netns, metric::TCP_CONNECTION_ESTABLISHED.name, &[]), Some(open as u64));
+    open
+}
+
 /// Each device's counters, loopback apart, as `ip -s -j link` shows them inside.
 fn check_devices(telemetry: &Telemetry, netns: &Netns) {
     for device in devices(netns).unwrap() {
@@ -90,13 +96,16 @@ fn make_traffic(network: &Network) {
 
 #[test]
 fn counters_of_three_namespaces_at_once_are_those_that_others_read_inside() {
-    if !requirements::met(&["ip", "nstat", "ping"]) {
+    if !requirements::met(&["ip", "nstat", "ping", "ss"]) {
         return;
     }
     let network = Network::new().unwrap();
     let mut receiver = Receiver::start(&["--format", "json"]).unwrap();
     make_traffic(&network);
-    assert_eq!(counter(&network.b, "TcpPassiveOpens").unwrap(), 200);
+    let server = traffic::serve(&network.b, Family::V6.address(2, 2)).unwrap();
+    let open = || (0..3).map(|_| Ok(TcpStream::connect(server.tcp)?)).collect::<anyhow::Result<Vec<_>>>();
+    let open = network.a.inside(open).unwrap();
+    assert_eq!(counter(&network.b, "TcpPassiveOpens").unwrap(), 203);
     assert_eq!(counter(&network.b, "Udp6NoPorts").unwrap(), 50);
     receiver.stop().unwrap();
     let telemetry = receiver.printed().unwrap();
@@ -104,6 +113,8 @@ fn counters_of_three_namespaces_at_once_are_those_that_others_read_inside() {
         check_counters(&telemetry, netns);
         check_devices(&telemetry, netns);
     }
+    let established = [&network.a, &network.b, &network.router].map(|netns| check_established(&telemetry, netns));
+    assert_eq!(established, [open.len(), open.len(), 0]);
 }
 
 #[test]

@@ -1,26 +1,34 @@
 //! The fixture of the fault tests: a node in miniature with a receiver that takes the router for its host, and the check
 //! of what it told against what the test knows.
+#![expect(clippy::unwrap_used, reason = "a part of tests, which end at the first surprise")]
+#![expect(clippy::missing_panics_doc, reason = "its checks are assertions")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use jitterscope_integration::kernel::drop_reasons;
-use jitterscope_integration::netns::Netns;
-use jitterscope_integration::network::{Family, Network};
-use jitterscope_integration::receiver::Receiver;
-use jitterscope_integration::telemetry::{Attributes, Point, Record, Telemetry, has};
-use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{attribute as key, event, metric};
 
+use crate::kernel::drop_reasons;
+use crate::netns::Netns;
+use crate::network::{Family, Network};
+use crate::receiver::Receiver;
+use crate::telemetry::{Attributes, Point, Record, Telemetry, has};
+use crate::{poll, requirements};
+
 /// A network and a receiver on its router.
-pub(crate) struct Bed {
-    pub(crate) network: Network,
-    pub(crate) receiver: Receiver,
+#[derive(Debug)]
+pub struct Bed {
+    /// The containers and the router between them.
+    pub network: Network,
+    /// Prints what it sees as OTLP/JSON.
+    pub receiver: Receiver,
     reasons: BTreeSet<String>,
+    functions: HashSet<String>,
 }
 
-/// `None` where the test cannot run, which is a failure in continuous integration.
-pub(crate) fn bed() -> Option<Bed> {
+/// Makes it; `None` where the test cannot run, which is a failure in continuous integration.
+#[must_use]
+pub fn bed() -> Option<Bed> {
     if !requirements::met(&["ip", "nft", "tc", "nstat", "bpftool", "ping", "unshare"]) {
         return None;
     }
@@ -28,12 +36,12 @@ pub(crate) fn bed() -> Option<Bed> {
     // No event of a fault is to be held back.
     let limits = "probes.packetloss.events={rate: 1000, burst: 1000}";
     let receiver = Receiver::start_on(&network.router, &["--format", "json", "--set", limits]).unwrap();
-    Some(Bed { network, receiver, reasons: drop_reasons().unwrap() })
+    Some(Bed { network, receiver, reasons: drop_reasons().unwrap(), functions: functions() })
 }
 
 /// Where a packet is lost and whose loss it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub struct Place {
     /// Name of the namespace whose loss it is.
     entity: String,
     /// Inode of the namespace where it happens.
@@ -45,18 +53,21 @@ pub(crate) struct Place {
 
 impl Place {
     /// On receive at a container's `eth0`.
-    pub(crate) fn receive(netns: &Netns) -> Self {
+    #[must_use]
+    pub fn receive(netns: &Netns) -> Self {
         let entity = netns.name().to_owned();
         Self { entity, inode: netns.inode().unwrap(), interface: "eth0", direction: "receive", host: false }
     }
 
     /// On transmit at a container's `eth0`.
-    pub(crate) fn transmit(netns: &Netns) -> Self {
+    #[must_use]
+    pub fn transmit(netns: &Netns) -> Self {
         Self { direction: "transmit", ..Self::receive(netns) }
     }
 
     /// On the node, at one of its devices, on behalf of a container: direction as the container sees it.
-    pub(crate) fn host(network: &Network, interface: &'static str, entity: &Netns) -> Self {
+    #[must_use]
+    pub fn host(network: &Network, interface: &'static str, entity: &Netns) -> Self {
         let inode = network.router.inode().unwrap();
         Self { inode, interface, host: true, ..Self::transmit(entity) }
     }
@@ -64,22 +75,29 @@ impl Place {
 
 /// One kind of lost packet, as the test knows it.
 #[derive(Clone, Debug)]
-pub(crate) struct Fault {
-    pub(crate) family: Family,
-    pub(crate) transport: &'static str,
-    pub(crate) source: IpAddr,
-    pub(crate) source_port: u16,
-    pub(crate) destination: IpAddr,
-    pub(crate) destination_port: u16,
-    pub(crate) place: Place,
+pub struct Fault {
+    /// `network.type`.
+    pub family: Family,
+    /// `network.transport`.
+    pub transport: &'static str,
+    /// Where the packet came from.
+    pub source: IpAddr,
+    /// A port that no other packet comes from.
+    pub source_port: u16,
+    /// Where it went.
+    pub destination: IpAddr,
+    /// The port there.
+    pub destination_port: u16,
+    /// Where it was lost.
+    pub place: Place,
     /// The kernel's names of it, newest first; a kernel that has none of them does not say.
-    pub(crate) reasons: &'static [&'static str],
+    pub reasons: &'static [&'static str],
 }
 
 impl Bed {
     /// Waits for an event of each fault, ends the receiver and holds everything that it told against the faults and their
     /// counts: the events, the counters, and that the containers and the host lost nothing else.
-    pub(crate) fn check(&mut self, faults: &[(Fault, u64)]) {
+    pub fn check(&mut self, faults: &[(Fault, u64)]) {
         for (fault, _) in faults {
             let arrived = || self.receiver.printed().unwrap().records().any(|record| self.is_of(fault, &record)).then_some(());
             poll::until(&format!("an event of {fault:?}"), arrived).unwrap_or_else(|error| panic!("{error}: {}", self.told()));
@@ -98,18 +116,22 @@ impl Bed {
     }
 
     /// Everything that was counted for the three namespaces of the network.
-    pub(crate) fn lost(&self, told: &Telemetry) -> u64 {
+    #[must_use]
+    pub fn lost(&self, told: &Telemetry) -> u64 {
         told.total(metric::PACKET_DROPS.name, |point| self.is_ours(&point.resource))
     }
 
     /// Whether a resource is one of the network's; the router is the host and has no name.
-    fn is_ours(&self, resource: &Attributes) -> bool {
+    #[must_use]
+    pub fn is_ours(&self, resource: &Attributes) -> bool {
         let of = |netns: &Netns| has(resource, key::NETNS_NAME.key, netns.name());
         of(&self.network.a) || of(&self.network.b) || resource.contains_key(key::HOST_NAME.key)
     }
 
-    fn reason(&self, fault: &Fault) -> &str {
-        let known = fault.reasons.iter().find(|name| self.reasons.contains(**name));
+    /// The first of these names that the running kernel has; what stands for none where it has none of them.
+    #[must_use]
+    pub fn reason(&self, names: &[&'static str]) -> &'static str {
+        let known = names.iter().find(|name| self.reasons.contains(**name));
         known.copied().unwrap_or("NOT_SPECIFIED")
     }
 
@@ -129,7 +151,7 @@ impl Bed {
     /// What counters and events of the fault have in common.
     fn what(&self, fault: &Fault) -> Attributes {
         let mut what = Attributes::from([
-            (key::PACKET_DROP_REASON.key.to_owned(), self.reason(fault).to_owned()),
+            (key::PACKET_DROP_REASON.key.to_owned(), self.reason(fault.reasons).to_owned()),
             (key::PACKET_DROP_SUBSYSTEM.key.to_owned(), "core".to_owned()),
             (key::NETWORK_IO_DIRECTION.key.to_owned(), fault.place.direction.to_owned()),
             (key::NETWORK_TRANSPORT.key.to_owned(), fault.transport.to_owned()),
@@ -157,13 +179,21 @@ impl Bed {
         assert_eq!(record.event, event::PACKET_DROPPED.name);
         assert!(has(&record.resource, key::NETNS_NAME.key, &place.entity), "{record:#?}");
         assert_eq!(record.attributes.contains_key(key::NETNS_HOST.key), place.host, "{record:#?}");
-        check_location(&record.attributes);
+        self.check_location(&record.attributes);
         assert!(record.body.contains(&fault.source.to_string()), "{}", record.body);
         assert!(record.time <= record.observed, "{record:#?}");
     }
 
+    /// The place is a function of the running kernel, with an offset.
+    fn check_location(&self, attributes: &Attributes) {
+        let location = &attributes[key::PACKET_DROP_LOCATION.key];
+        let (function, offset) = location.split_once("+0x").unwrap();
+        assert!(u64::from_str_radix(offset, 16).is_ok() && self.functions.contains(function), "{location}");
+    }
+
     /// Everything about the network that was told, for the message of a test that fails.
-    fn told(&self) -> String {
+    #[must_use]
+    pub fn told(&self) -> String {
         let told = self.receiver.printed().unwrap();
         let mut points = told.last(metric::PACKET_DROPS.name);
         points.retain(|point| self.is_ours(&point.resource));
@@ -172,27 +202,8 @@ impl Bed {
     }
 }
 
-/// The place is a function of the running kernel, with an offset.
-fn check_location(attributes: &Attributes) {
-    let location = &attributes[key::PACKET_DROP_LOCATION.key];
-    let (function, offset) = location.split_once("+0x").unwrap();
-    assert!(u64::from_str_radix(offset, 16).is_ok(), "{location}");
+/// The functions of the running kernel.
+fn functions() -> HashSet<String> {
     let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap();
-    assert!(symbols.lines().any(|line| line.split_ascii_whitespace().nth(2) == Some(function)), "{location}");
-}
-
-/// Packets that the queue of a container's device turned away, as the kernel counted them.
-pub(crate) fn qdisc_drops(netns: &Netns) -> u64 {
-    qdisc(netns)["drops"].as_u64().unwrap()
-}
-
-/// Packets that wait in it.
-pub(crate) fn queued(netns: &Netns) -> u64 {
-    qdisc(netns)["qlen"].as_u64().unwrap()
-}
-
-fn qdisc(netns: &Netns) -> serde_json::Value {
-    let text = netns.sh("tc -s -j qdisc show dev eth0").unwrap();
-    let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-    list.into_iter().find(|qdisc| qdisc["root"] == true).unwrap()
+    symbols.lines().filter_map(|line| line.split_ascii_whitespace().nth(2)).map(str::to_owned).collect()
 }
