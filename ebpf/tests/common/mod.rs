@@ -175,8 +175,12 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn open(network: &Network) -> Self {
+        Self::open_with(&Options::new(network.router.inode()))
+    }
+
+    pub(crate) fn open_with(options: &Options) -> Self {
         let kernel = Kernel::read(None).unwrap();
-        let probe = PacketLoss::open(&kernel, &Options::new(network.router.inode())).unwrap();
+        let probe = PacketLoss::open(&kernel, options).unwrap();
         probe.configure(1000, 1000, false).unwrap();
         Self { probe }
     }
