@@ -403,7 +403,7 @@ mod tests {
                 assert!(first.verifier_log.contains("GPL"), "{}", first.verifier_log);
             }
             Err(LoadError::Object { .. }) if std::env::var_os("CI").is_none() => {
-                println!("skipped: needs root")
+                println!("skipped: needs root");
             }
             other => panic!("{other:?}"),
         }

@@ -23,6 +23,7 @@ impl Ring {
 
     /// Takes the next record, `None` when none waits. A record shorter than `T` is skipped; it would mean
     /// that the C file submits another structure than the caller names.
+    #[expect(clippy::should_implement_trait, reason = "the caller chooses the record's type")]
     pub fn next<T: FromBytes>(&mut self) -> Option<T> {
         loop {
             let item = self.ring.next()?;

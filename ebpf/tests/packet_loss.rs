@@ -1,5 +1,7 @@
 //! The packet-loss program counts every loss once, and nothing else: exactness, ordinary traffic, event contents.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 mod common;
 
 use std::io::{Read as _, Write as _};

@@ -1,5 +1,6 @@
 //! Network namespaces of a test: a router that plays the host, and two containers behind it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::print_stdout, reason = "says why a test is skipped")]
 
 use std::fs;
 use std::net::IpAddr;
