@@ -91,7 +91,8 @@ impl Netns {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
             body()
         };
-        std::thread::scope(|scope| scope.spawn(enter).join()).map_err(|_| anyhow!("panicked inside {}", self.name))?
+        std::thread::scope(|scope| scope.spawn(enter).join())
+            .map_err(|_| anyhow!("panicked inside {}", self.name))?
     }
 }
 
