@@ -401,7 +401,7 @@ fn data(map: &Map) -> Option<&MapData> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+#[expect(clippy::print_stdout, reason = "a test")]
 mod tests {
     use super::*;
 

@@ -172,5 +172,5 @@ pub fn binary() -> Result<PathBuf> {
 /// The only child of a process.
 fn child_of(pid: u32) -> Result<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
-    Ok(fs::read_to_string(&path)?.trim().parse().with_context(|| path)?)
+    fs::read_to_string(&path)?.trim().parse().with_context(|| path)
 }
