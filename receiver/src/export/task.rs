@@ -214,7 +214,7 @@ impl Inbox {
             }
             Err(_) => self.unwritten(delivery),
         }
-        is_read(&result)
+        is_read(result)
     }
 
     fn unwritten(&self, delivery: &Delivery) {
