@@ -1,98 +1,60 @@
-//! Shows what the packet-loss program counts while a command runs: `drops SECONDS [RATE]`.
+//! Watches for `drops [SECONDS]` and shows what the packet-loss program counted, one event with its stack for each
+//! place, and what a drop cost. For finding out what a new kernel frees where.
+
 #![expect(clippy::print_stdout, reason = "a tool for the terminal")]
 
+use std::collections::HashSet;
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use jitterscope_ebpf::packetloss::{Event, Options, PacketLoss};
-use jitterscope_ebpf::{Kernel, RunTimeStats, Symbols};
+use jitterscope_ebpf::{Kernel, RunTimeStats, Symbols, host_netns};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let seconds: u64 = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(5);
-    let rate: u32 = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(10);
+fn main() -> Result<(), Box<dyn Error>> {
+    let seconds = std::env::args().nth(1).map_or(Ok(5), |text| text.parse())?;
     let start = Instant::now();
-    let kernel = Kernel::read(None)?;
-    let options = Options::new(jitterscope_ebpf::host_netns()?);
-    let mut probe = PacketLoss::open(&kernel, &options)?;
-    drop(kernel);
+    let mut probe = PacketLoss::open(&Kernel::read(None)?, &Options::new(host_netns()?))?;
     println!("opened in {:?}: {:?}", start.elapsed(), probe.loaded().attachments());
-    probe.loaded().missing().iter().for_each(|m| println!("missing {m}"));
-    probe.harmless().iter().for_each(|f| println!("harmless {f:?}"));
-    let _stats = RunTimeStats::enable();
-    probe.configure(rate, rate * 2, true)?;
-    let until = Instant::now() + Duration::from_secs(seconds);
-    let stop = arguments.next().unwrap_or_default();
-    while Instant::now() < until && !std::path::Path::new(&stop).exists() {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    probe.loaded().missing().iter().for_each(|hook| println!("missing {hook}"));
+    let _on = RunTimeStats::enable()?;
+    probe.configure(50, 100, true)?;
+    std::thread::sleep(Duration::from_secs(seconds));
     let mut symbols = Symbols::default();
-    let mut ring = probe.events().ok_or("ring taken")?;
-    let mut addresses = Vec::new();
-    let mut events = Vec::new();
-    while let Some(e) = ring.take::<Event>().and_then(Result::ok) {
-        addresses.push(e.location);
-        addresses.extend(&e.stack[..e.frames as usize]);
-        events.push(e);
+    show_events(&mut probe, &mut symbols);
+    show_counters(&probe, &mut symbols)?;
+    for program in probe.loaded().programs()? {
+        println!("{program:?}: {} ns a run", program.time / program.runs.max(1));
     }
-    probe.drops.for_each(|k, _| addresses.push(k.location))?;
+    let memory: u64 = probe.loaded().maps()?.iter().map(|map| map.memory).sum();
+    println!("{memory} bytes of maps, {:?}", probe.account()?);
+    Ok(())
+}
+
+fn show_events(probe: &mut PacketLoss, symbols: &mut Symbols) {
+    let Some(mut ring) = probe.events() else { return };
+    let mut shown = HashSet::new();
+    let place = |e: &Event| (e.reason, e.location, e.family, e.protocol, e.direction, e.host);
+    let events: Vec<Event> = std::iter::from_fn(|| ring.take::<Event>().and_then(Result::ok))
+        .filter(|e| shown.insert(place(e)))
+        .collect();
+    let addresses: Vec<u64> =
+        events.iter().flat_map(|e| e.stack).chain(events.iter().map(|e| e.location)).collect();
     symbols.learn(&addresses);
-    let mut shown = std::collections::HashSet::new();
-    for e in events
-        .iter()
-        .filter(|e| shown.insert((e.reason, e.location, e.family, e.host, e.direction, e.protocol)))
-    {
-        let name = String::from_utf8_lossy(&e.interface).trim_end_matches('\0').to_owned();
-        println!(
-            "event ns {} in {} cgroup {} if {}:{} {:?} len {} {}/{} dir {} host {} {:?}:{} > {:?}:{} flags {:#x} at {:?}",
-            e.netns,
-            e.happened_in,
-            e.cgroup,
-            e.ifindex,
-            name,
-            probe.reasons().name(e.reason),
-            e.length,
-            e.family,
-            e.protocol,
-            e.direction,
-            e.host,
-            e.source_address,
-            e.source_port,
-            e.destination_address,
-            e.destination_port,
-            e.tcp_flags,
-            symbols.name(e.location),
-        );
-        for frame in &e.stack[..e.frames.min(12) as usize] {
-            println!("      {}", symbols.name(*frame).unwrap_or("?"));
+    for event in &events {
+        println!("{event:?}: {:?} at {:?}", probe.reasons().name(event.reason), symbols.name(event.location));
+        for frame in &event.stack[..event.frames as usize] {
+            println!("        {}", symbols.name(*frame).unwrap_or("?"));
         }
     }
+}
+
+fn show_counters(probe: &PacketLoss, symbols: &mut Symbols) -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
-    probe.drops.for_each(|k, n| rows.push((*k, *n)))?;
-    for (k, n) in rows {
-        println!(
-            "{n:8} ns {} cookie {} cgroup {} source {} reason {:?} {}/{} dir {} host {} {}",
-            k.netns,
-            k.netns_cookie,
-            k.cgroup,
-            k.source,
-            probe.reasons().name(k.reason),
-            k.family,
-            k.protocol,
-            k.direction,
-            k.host,
-            symbols.name(k.location).unwrap_or("-"),
-        );
+    probe.drops.for_each(|key, packets| rows.push((*key, *packets)))?;
+    symbols.learn(&rows.iter().map(|(key, _)| key.location).collect::<Vec<_>>());
+    for (key, packets) in rows {
+        let reason = probe.reasons().name(key.reason);
+        println!("{packets} x {reason:?} {:?} {key:?}", symbols.name(key.location));
     }
-    println!("{:?}", probe.account()?);
-    println!("{:?}", probe.loaded().programs()?);
-    println!("{:?}", probe.loaded().maps()?);
-    println!(
-        "{}",
-        std::fs::read_to_string("/proc/self/status")?
-            .lines()
-            .filter(|l| l.starts_with("VmRSS") || l.starts_with("VmHWM"))
-            .collect::<Vec<_>>()
-            .join(" ")
-    );
     Ok(())
 }

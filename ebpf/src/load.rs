@@ -180,7 +180,14 @@ impl Object {
             .load(self.elf)
             .map_err(|source| LoadError::Object { object: self.name, source: Box::new(source) })?;
         let cpus = options.kernel.possible_cpus();
-        Ok(Loaded { name: self.name, ebpf, cpus, attachments: Vec::new(), missing: Vec::new(), ended: Vec::new() })
+        Ok(Loaded {
+            name: self.name,
+            ebpf,
+            cpus,
+            attachments: Vec::new(),
+            missing: Vec::new(),
+            ended: Vec::new(),
+        })
     }
 }
 
@@ -394,7 +401,7 @@ fn data(map: &Map) -> Option<&MapData> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+#[expect(clippy::print_stdout, reason = "a test")]
 mod tests {
     use super::*;
 
@@ -421,7 +428,7 @@ mod tests {
                 assert!(first.verifier_log.contains("GPL"), "{}", first.verifier_log);
             }
             Err(LoadError::Object { .. }) if std::env::var_os("CI").is_none() => {
-                println!("skipped: needs root")
+                println!("skipped: needs root");
             }
             other => panic!("{other:?}"),
         }

@@ -1,5 +1,7 @@
 //! The loader: attach forms, constants, map access, errors, detaching; and the BTF reader against bpftool.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,13 +1,18 @@
 //! Every kind of loss that can be made on purpose is counted, in both families, on the container it hit.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 mod common;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{Namespace, Network, Probe, can_load, eventually};
-use jitterscope_ebpf::abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key};
+use common::{Namespace, Network, Probe, can_load, eventually, sh};
+use jitterscope_ebpf::abi::{
+    DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, NEIGHBOUR_MAC, drop_key, neighbour,
+    neighbour_key,
+};
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
 
 const RECEIVE: u8 = DIRECTION_RECEIVE as u8;
@@ -149,6 +154,68 @@ fn a_queue_that_is_full_is_charged_to_its_sender() {
         let counted = expected.count(&probe, &network.a);
         assert!(counted > 50, "{counted}: {}", probe.describe(&[&network.a]));
         assert!(counted <= dropped() - before);
+    }
+}
+
+#[test]
+fn a_queue_of_the_host_is_charged_to_the_container_that_the_packet_came_from() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let probe = Probe::open(&network);
+    network.router.sh("tc qdisc add dev portb root tbf rate 8kbit burst 2000 limit 4000");
+    for family in FAMILIES {
+        let reasons = &["QDISC_DROP", "QDISC_OVERLIMIT"];
+        let expected = Expected { family, protocol: 17, direction: TRANSMIT, host: true, reasons };
+        datagrams(&network.a, Network::address(2, family), 9, 100);
+        eventually("the queue is full", || expected.count(&probe, &network.a) > 50);
+        let on_b = probe.count(|k| k.netns == network.b.inode() && k.host != 0 && k.protocol == 17);
+        assert_eq!(on_b, 0, "counted once: {}", probe.describe(&[&network.a, &network.b]));
+    }
+}
+
+/// A third container on a bridge of the router.
+fn bridged(network: &Network) -> Namespace {
+    let container = Namespace::new();
+    let (router, name) = (&network.router.name, &container.name);
+    sh(&format!(
+        "ip -n {router} link add br0 type bridge forward_delay 0 && ip -n {router} link set br0 up && \
+         ip link add name portc netns {router} type veth peer name eth0 netns {name} && \
+         ip -n {router} link set portc master br0 up && ip -n {router} addr add 10.99.3.1/24 dev br0 && \
+         ip -n {router} addr add fd99:3::1/64 dev br0 nodad && ip -n {name} addr add 10.99.3.2/24 dev eth0 && \
+         ip -n {name} addr add fd99:3::2/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
+         ip -n {name} route add default via 10.99.3.1 && ip -n {name} -6 route add default via fd99:3::1"
+    ));
+    container
+}
+
+#[test]
+fn a_packet_that_came_up_through_a_bridge_is_charged_by_the_address_of_its_sender() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let probe = Probe::open(&network);
+    let container = bridged(&network);
+    let mac = container.sh("cat /sys/class/net/eth0/address");
+    let mut key = neighbour_key { kind: NEIGHBOUR_MAC, ..neighbour_key::default() };
+    for (byte, text) in key.address.iter_mut().zip(mac.trim().split(':')) {
+        *byte = u8::from_str_radix(text, 16).unwrap();
+    }
+    let known = neighbour { netns: container.inode(), ..neighbour::default() };
+    probe.probe.neighbours.insert(&key, &known).unwrap();
+    for family in FAMILIES {
+        let reasons = &["NETFILTER_DROP"];
+        let expected = Expected { family, protocol: 17, direction: TRANSMIT, host: true, reasons };
+        let to = Network::address(2, family);
+        network.router.refuse("forward", "udp dport 7777");
+        eventually("the bridge forwards", || {
+            datagrams(&container, to, 7777, 1);
+            expected.count(&probe, &container) > 0
+        });
+        expected.rises_by(&network, &probe, &container, 5, || datagrams(&container, to, 7777, 5));
+        network.router.allow();
     }
 }
 

@@ -88,7 +88,8 @@ impl Collector {
     /// A line is no OTLP/JSON.
     pub fn received(&self) -> Result<Telemetry> {
         let mut telemetry = Telemetry::default();
-        let mut runs: Vec<_> = fs::read_dir(self.directory.path())?.flatten().map(|entry| entry.path()).collect();
+        let mut runs: Vec<_> =
+            fs::read_dir(self.directory.path())?.flatten().map(|entry| entry.path()).collect();
         runs.sort();
         for run in runs.iter().filter(|path| path.is_dir()) {
             for file in ["metrics.json", "logs.json"] {

@@ -131,7 +131,8 @@ impl Receiver {
             let line: Value = serde_json::from_str(line).unwrap_or_default();
             let fields = &line["fields"];
             if fields["message"] == "account" && fields["probe"] == probe {
-                let term = |name: &str| fields[name].as_u64().with_context(|| format!("no {name} in {fields}"));
+                let term =
+                    |name: &str| fields[name].as_u64().with_context(|| format!("no {name} in {fields}"));
                 return Ok(Account {
                     seen: term("seen")?,
                     exported: term("exported")?,
@@ -183,5 +184,5 @@ pub fn binary() -> Result<PathBuf> {
 /// The only child of a process.
 fn child_of(pid: u32) -> Result<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
-    Ok(fs::read_to_string(&path)?.trim().parse().with_context(|| path)?)
+    fs::read_to_string(&path)?.trim().parse().with_context(|| path)
 }

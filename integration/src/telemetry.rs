@@ -101,7 +101,8 @@ impl Telemetry {
     /// The last point of each series of a metric.
     #[must_use]
     pub fn last(&self, name: &str) -> Vec<Point> {
-        let series = self.points(name).map(|point| ((point.resource.clone(), point.attributes.clone()), point));
+        let series =
+            self.points(name).map(|point| ((point.resource.clone(), point.attributes.clone()), point));
         series.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
@@ -115,7 +116,8 @@ impl Telemetry {
     pub fn records(&self) -> impl Iterator<Item = Record> {
         let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
         resources.flat_map(|of| {
-            let resource = of.resource.as_ref().map(|resource| attributes(&resource.attributes)).unwrap_or_default();
+            let resource =
+                of.resource.as_ref().map(|resource| attributes(&resource.attributes)).unwrap_or_default();
             let records = of.scope_logs.iter().flat_map(|scope| &scope.log_records);
             records.map(move |record| Record {
                 time: record.time_unix_nano,

@@ -27,7 +27,8 @@ fn is_of(netns: &Netns) -> impl Fn(&Point) -> bool {
 
 /// The receiver's own account of packet loss, as its last metrics tell it.
 fn account(telemetry: &Telemetry) -> Account {
-    let term = |name: &str| telemetry.total(name, |point| has(&point.attributes, key::PROBE_NAME.key, "packetloss"));
+    let term =
+        |name: &str| telemetry.total(name, |point| has(&point.attributes, key::PROBE_NAME.key, "packetloss"));
     Account {
         seen: term(metric::PROBE_EVENTS_SEEN.name),
         exported: term(metric::PROBE_EVENTS_EXPORTED.name),
@@ -70,7 +71,8 @@ fn two_hundred_thousand_datagrams_to_a_closed_port_are_counted_to_the_unit() {
     let drops = metric::PACKET_DROPS.name;
     let counted = Family::BOTH.map(|family| {
         let here = is_of(&netns);
-        received.total(drops, |point| here(point) && has(&point.attributes, key::NETWORK_TYPE.key, family.name()))
+        received
+            .total(drops, |point| here(point) && has(&point.attributes, key::NETWORK_TYPE.key, family.name()))
     });
     assert_eq!(counted, refused);
     assert!(expected > DATAGRAMS as u64, "the kernel refused {refused:?}");

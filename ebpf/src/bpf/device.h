@@ -61,7 +61,8 @@ enum device_kind {
 
 static __always_inline enum device_kind device_kind(struct net_device *dev)
 {
-	const char *name = BPF_CORE_READ(dev, rtnl_link_ops, kind);
+	const struct rtnl_link_ops *ops = BPF_CORE_READ(dev, rtnl_link_ops);
+	const char *name = ops ? BPF_CORE_READ(ops, kind) : NULL;
 	u64 kind = 0;
 
 	if (!name || bpf_probe_read_kernel_str(&kind, sizeof(kind), name) < 0)
@@ -77,8 +78,8 @@ static __always_inline enum device_kind device_kind(struct net_device *dev)
 }
 
 /*
- * The namespace of a pair's other end when it is not `net`, else NULL. The peer is the first member of the
- * private area of both kinds (struct veth_priv, struct netkit), whose types a modular kernel's BTF lacks.
+ * The namespace of the other end of a pair when it is not `net`, else NULL. The peer is the first member of
+ * the private area of both kinds (struct veth_priv, struct netkit), whose types a modular kernel's BTF lacks.
  */
 static __always_inline struct net *pair_net(struct net_device *dev, struct net *net)
 {
@@ -87,8 +88,6 @@ static __always_inline struct net *pair_net(struct net_device *dev, struct net *
 	struct net *other;
 	u64 private;
 
-	if (!dev || device_kind(dev) != DEVICE_PAIR)
-		return NULL;
 	if (bpf_core_field_exists(sized->priv))
 	private = bpf_core_field_offset(struct net_device___v6_10, priv);
 	else private = (bpf_core_type_size(struct net_device) + DEVICE_ALIGN - 1) & ~(u64)(DEVICE_ALIGN - 1);

@@ -9,6 +9,7 @@
 #include "kernel.h"
 #include "abi.h"
 #include "device.h"
+#include "packet.h"
 
 /* Inode of the host's network namespace. */
 const volatile u32 host_netns;
@@ -84,11 +85,11 @@ static __always_inline struct sock *full_socket(struct sock *sk)
 	return state == TCP_TIME_WAIT ? NULL : sk;
 }
 
-static __always_inline struct net_device *route_device(struct sk_buff *skb)
+static __always_inline struct net_device *route_device(const struct packet *p)
 {
-	struct dst_entry *dst = (void *)(BPF_CORE_READ(skb, _skb_refdst) & ~1UL);
+	struct dst_entry *route = p->route; /* p->route inside the macro would be relocated too */
 
-	return (s64)dst < 0 ? BPF_CORE_READ(dst, dev) : NULL;
+	return (s64)route < 0 ? BPF_CORE_READ(route, dev) : NULL;
 }
 
 static __always_inline int charge_neighbour(struct origin *o, const struct neighbour_key *key, u8 direction)
@@ -104,35 +105,47 @@ static __always_inline int charge_neighbour(struct origin *o, const struct neigh
 	return 1;
 }
 
-static __always_inline int charge_mac(struct origin *o, struct sk_buff *skb, u32 offset, u8 direction)
+/* Who sent a frame that came up through its bridge, by its source MAC address, else by its IP address. */
+static __always_inline int charge_sender(struct origin *o, const struct packet *p)
 {
 	struct neighbour_key key = {.kind = NEIGHBOUR_MAC};
-	u16 mac = BPF_CORE_READ(skb, mac_header);
 
-	if (mac == HEADER_UNSET)
-		return 0;
-	bpf_probe_read_kernel(key.address, 6, BPF_CORE_READ(skb, head) + mac + offset);
-	return charge_neighbour(o, &key, direction);
-}
-
-static __always_inline int charge_address(struct origin *o, u8 family, const u8 *v4, const u8 *v6,
-					  u8 direction)
-{
-	struct neighbour_key key = {.kind = family};
-
-	if (family == 4)
-		__builtin_memcpy(key.address, v4, 4);
-	else if (family == 6)
-		__builtin_memcpy(key.address, v6, 16);
+	if (p->mac) {
+		bpf_probe_read_kernel(key.address, 6, p->mac + 6);
+		if (charge_neighbour(o, &key, DIRECTION_TRANSMIT))
+			return 1;
+	}
+	key = (struct neighbour_key){.kind = p->family};
+	if (p->family == 4)
+		__builtin_memcpy(key.address, p->v4.source, 4);
 	else
-		return 0;
-	return charge_neighbour(o, &key, direction);
+		__builtin_memcpy(key.address, p->v6.source, 16);
+	return charge_neighbour(o, &key, DIRECTION_TRANSMIT);
 }
 
-static __always_inline int charge_pair(struct origin *o, struct net_device *dev, u8 direction)
+static __always_inline int charge_receiver(struct origin *o, const struct packet *p)
 {
-	struct net *net = pair_net(dev, o->net);
+	struct neighbour_key key = {.kind = p->family};
 
+	if (p->family == 4)
+		__builtin_memcpy(key.address, p->v4.destination, 4);
+	else
+		__builtin_memcpy(key.address, p->v6.destination, 16);
+	return charge_neighbour(o, &key, DIRECTION_RECEIVE);
+}
+
+/* Charges the container behind one of the host's devices, if there is one. */
+static __always_inline int charge_behind(struct origin *o, struct net_device *dev, const struct packet *p,
+					 u8 direction)
+{
+	enum device_kind kind = device_kind(dev);
+	struct net *net;
+
+	if (kind == DEVICE_BRIDGE)
+		return direction == DIRECTION_TRANSMIT ? charge_sender(o, p) : charge_receiver(o, p);
+	if (kind != DEVICE_PAIR)
+		return 0;
+	net = pair_net(dev, o->net);
 	if (!net)
 		return 0;
 	charge(o, net);
@@ -141,57 +154,44 @@ static __always_inline int charge_pair(struct origin *o, struct net_device *dev,
 	return 1;
 }
 
-static __always_inline int is_bridge(struct net_device *dev)
-{
-	return dev && device_kind(dev) == DEVICE_BRIDGE;
-}
-
 /*
  * The host had the packet in its hands: charge the container whose interface it came in by, else the one it
  * was leaving by. A packet that has to do with none stays the host's.
  */
-static __always_inline void charge_container(struct origin *o, struct sk_buff *skb, const struct packet *p)
+static __always_inline void charge_container(struct origin *o, const struct packet *p)
 {
-	s32 iif = BPF_CORE_READ(skb, skb_iif);
-	struct net_device *in = NULL, *out = o->dev;
+	struct net_device *in, *out = o->dev;
 
-	if (out && BPF_CORE_READ(out, ifindex) == iif) {
+	if (out && BPF_CORE_READ(out, ifindex) == p->iif) {
 		in = out;
-		out = route_device(skb);
+		out = route_device(p);
 	} else {
-		in = device_by_index(o->net, iif);
+		in = device_by_index(o->net, p->iif);
 	}
-	if (charge_pair(o, in, DIRECTION_TRANSMIT))
+	if (in && charge_behind(o, in, p, DIRECTION_TRANSMIT))
 		return;
-	if (is_bridge(in) && (charge_mac(o, skb, 6, DIRECTION_TRANSMIT) ||
-			      charge_address(o, p->family, p->v4.source, p->v6.source, DIRECTION_TRANSMIT)))
-		return;
-	if (out != in && charge_pair(o, out, DIRECTION_RECEIVE))
-		return;
-	if (out != in && is_bridge(out))
-		charge_address(o, p->family, p->v4.destination, p->v6.destination, DIRECTION_RECEIVE);
+	if (out && out != in)
+		charge_behind(o, out, p, DIRECTION_RECEIVE);
 }
 
 /* Fills `o`. `rx_sk` is the socket that was to receive the packet, where the kernel says so. */
-static __always_inline void find_origin(struct origin *o, struct sk_buff *skb, struct sock *rx_sk,
-					const struct packet *p)
+static __always_inline void find_origin(struct origin *o, const struct packet *p, struct sock *rx_sk)
 {
-	struct sock *sk = rx_sk ?: BPF_CORE_READ(skb, sk);
+	struct sock *sk = rx_sk ?: p->sk;
 	struct net *sk_net = sk ? BPF_CORE_READ(sk, __sk_common.skc_net.net) : NULL;
-	struct net_device *dev = BPF_CORE_READ(skb, dev);
 
-	o->direction = rx_sk || BPF_CORE_READ(skb, skb_iif) ? DIRECTION_RECEIVE : DIRECTION_TRANSMIT;
-	o->net = device_net(dev);
+	o->direction = rx_sk || p->iif ? DIRECTION_RECEIVE : DIRECTION_TRANSMIT;
+	o->net = device_net(p->dev);
 	if (o->net)
-		o->dev = dev;
+		o->dev = p->dev;
 	else if (!sk_net)
-		o->net = device_net(route_device(skb));
+		o->net = device_net(route_device(p));
 	if (rx_sk || !o->net)
 		o->net = sk_net;
 
 	charge(o, o->net);
-	if (sk_net == o->net) {
-		o->sk = sk ? full_socket(sk) : NULL;
+	if (sk && sk_net == o->net) {
+		o->sk = full_socket(sk);
 	} else if (sk_net && o->netns == host_netns) {
 		/* A container's own packet, on its way through the host. */
 		charge(o, sk_net);
@@ -205,7 +205,7 @@ static __always_inline void find_origin(struct origin *o, struct sk_buff *skb, s
 	if (o->sk)
 		o->cgroup = cgroup_of(o->sk);
 	else if (o->netns && o->netns == host_netns)
-		charge_container(o, skb, p);
+		charge_container(o, p);
 }
 
 #endif

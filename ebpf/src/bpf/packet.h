@@ -23,10 +23,18 @@ struct ipv6_header {
 	u8 source[16], destination[16];
 };
 
+/* What of an sk_buff is looked at, and what its headers say. */
 struct packet {
+	struct net_device *dev;
+	struct sock *sk;
+	struct dst_entry *route;
+	u8 *mac;       /* the Ethernet header, or NULL */
 	u8 *network;   /* the IP header, or where it should be */
 	u8 *end;       /* of the linear part */
 	u8 *transport; /* NULL in later fragments and where it cannot be known */
+	s32 iif;       /* index of the interface that it came in by, 0 if it was made here */
+	u32 length;
+	u16 ethertype;
 	u8 family, protocol;
 	union {
 		struct ipv4_header v4;
@@ -34,14 +42,27 @@ struct packet {
 	};
 };
 
-/* Drops before the IP layer come with a network header that nobody has set: the payload starts there. */
-static __always_inline u8 *network_header(struct sk_buff *skb, u8 *head)
+/*
+ * Takes from the sk_buff what will be needed of it. `typed` says that the verifier knows skb's type: then its
+ * members are plain loads, which are many times cheaper than a helper's. A network header that nobody has set
+ * is where the payload starts: drops before the IP layer come like that.
+ */
+static __always_inline void look(struct packet *p, struct sk_buff *skb, const int typed)
 {
-	u16 offset = BPF_CORE_READ(skb, network_header);
+#define MEMBER(name) (typed ? skb->name : BPF_CORE_READ(skb, name))
+	u16 network = MEMBER(network_header), mac = MEMBER(mac_header);
+	u8 *head = MEMBER(head);
 
-	if (offset && offset != HEADER_UNSET)
-		return head + offset;
-	return BPF_CORE_READ(skb, data);
+	p->dev = MEMBER(dev);
+	p->sk = MEMBER(sk);
+	p->route = (void *)(MEMBER(_skb_refdst) & ~1UL);
+	p->mac = mac == HEADER_UNSET ? NULL : head + mac;
+	p->network = network && network != HEADER_UNSET ? head + network : MEMBER(data);
+	p->end = head + MEMBER(tail);
+	p->iif = MEMBER(skb_iif);
+	p->length = MEMBER(len);
+	p->ethertype = MEMBER(protocol);
+#undef MEMBER
 }
 
 static __always_inline void parse_ipv4(struct packet *p)
@@ -108,19 +129,16 @@ static __always_inline void parse_ipv6(struct packet *p)
 	p->transport = at;
 }
 
-static __always_inline void parse(struct sk_buff *skb, struct packet *p)
+static __always_inline void parse(struct packet *p)
 {
-	u16 ethertype = BPF_CORE_READ(skb, protocol);
-	u8 *head = BPF_CORE_READ(skb, head), version = 0;
+	u8 version = 0;
 
-	p->network = network_header(skb, head);
-	p->end = head + BPF_CORE_READ(skb, tail);
 	/* On the way out the type is set late; the header tells then. */
-	if (!ethertype && p->network < p->end)
+	if (!p->ethertype && p->network < p->end)
 		bpf_probe_read_kernel(&version, 1, p->network);
-	if (ethertype == bpf_htons(ETH_P_IP) || version >> 4 == 4)
+	if (p->ethertype == bpf_htons(ETH_P_IP) || version >> 4 == 4)
 		parse_ipv4(p);
-	else if (ethertype == bpf_htons(ETH_P_IPV6) || version >> 4 == 6)
+	else if (p->ethertype == bpf_htons(ETH_P_IPV6) || version >> 4 == 6)
 		parse_ipv6(p);
 }
 

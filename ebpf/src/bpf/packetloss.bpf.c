@@ -63,9 +63,9 @@ static __always_inline u32 verdict_of(u32 reason, u64 location)
 }
 
 /* Unix and netlink sockets queue sk_buffs that are no packets; a capture's copy is no loss to the network. */
-static __always_inline int is_network(struct sk_buff *skb, struct sock *rx_sk)
+static __always_inline int is_network(const struct packet *p, struct sock *rx_sk)
 {
-	struct sock *sk = rx_sk ?: BPF_CORE_READ(skb, sk);
+	struct sock *sk = rx_sk ?: p->sk;
 	u16 family;
 
 	if (!sk)
@@ -74,14 +74,13 @@ static __always_inline int is_network(struct sk_buff *skb, struct sock *rx_sk)
 	return family == AF_INET || family == AF_INET6 || (family == AF_PACKET && !rx_sk);
 }
 
-static __always_inline void fill_device(struct drop_event *e, struct sk_buff *skb, const struct origin *o)
+static __always_inline void fill_device(struct drop_event *e, const struct packet *p, const struct origin *o)
 {
-	s32 iif = BPF_CORE_READ(skb, skb_iif);
 	struct net_device *dev = o->dev;
 
 	if (!dev && o->net)
-		dev = device_by_index(o->net, iif) ?: route_device(skb);
-	e->ifindex = dev ? BPF_CORE_READ(dev, ifindex) : iif;
+		dev = device_by_index(o->net, p->iif) ?: route_device(p);
+	e->ifindex = dev ? BPF_CORE_READ(dev, ifindex) : p->iif;
 	if (dev)
 		bpf_probe_read_kernel_str(e->interface, sizeof(e->interface), dev->name);
 }
@@ -97,11 +96,11 @@ static __always_inline void fill_stack(void *ctx, struct drop_event *e, const st
 		e->frames = bytes / sizeof(e->stack[0]);
 }
 
-static __always_inline void submit(void *ctx, struct sk_buff *skb, const struct drop_key *k,
-				   const struct origin *o, const struct packet *p, u64 location, u64 now,
-				   const struct settings *set)
+static __always_inline void submit(void *ctx, const struct drop_key *k, const struct origin *o,
+				   const struct packet *p, u64 location, u64 now, const struct settings *set)
 {
 	struct drop_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct sock *sk = o->sk;
 
 	if (!e) {
 		account(lost);
@@ -112,12 +111,12 @@ static __always_inline void submit(void *ctx, struct sk_buff *skb, const struct 
 	e->location = location;
 	e->netns_cookie = k->netns_cookie;
 	e->cgroup = k->cgroup;
-	if (o->sk)
-		bpf_probe_read_kernel(&e->socket_cookie, sizeof(u64), &o->sk->__sk_common.skc_cookie);
+	if (sk)
+		e->socket_cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	e->netns = k->netns;
 	e->reason = k->reason;
 	e->source = k->source;
-	e->length = BPF_CORE_READ(skb, len);
+	e->length = p->length;
 	e->family = k->family;
 	e->protocol = k->protocol;
 	e->direction = k->direction;
@@ -125,14 +124,14 @@ static __always_inline void submit(void *ctx, struct sk_buff *skb, const struct 
 	e->happened_in = net_inode(o->net);
 	parse_addresses(p, e->source_address, e->destination_address);
 	parse_transport(p, e);
-	fill_device(e, skb, o);
+	fill_device(e, p, o);
 	fill_stack(ctx, e, set);
 	bpf_ringbuf_submit(e, 0);
 	account(submitted);
 }
 
-static __always_inline void dropped(void *ctx, struct sk_buff *skb, struct sock *rx_sk, struct packet *p,
-				    u64 location, u32 reason, u32 source)
+static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx_sk, u64 location, u32 reason,
+				    u32 source)
 {
 	struct limiter_key entity = {};
 	struct drop_key k = {};
@@ -140,7 +139,7 @@ static __always_inline void dropped(void *ctx, struct sk_buff *skb, struct sock 
 	struct settings *set = settings_of_probe();
 	u64 now = bpf_ktime_get_boot_ns();
 
-	find_origin(&o, skb, rx_sk, p);
+	find_origin(&o, p, rx_sk);
 	k.netns = o.netns;
 	k.netns_cookie = o.netns_cookie;
 	k.cgroup = o.cgroup;
@@ -161,13 +160,13 @@ static __always_inline void dropped(void *ctx, struct sk_buff *skb, struct sock 
 		entity.cgroup = k.cgroup;
 	}
 	if (set && admit(&entity, set, now))
-		submit(ctx, skb, &k, &o, p, location, now, set);
+		submit(ctx, &k, &o, p, location, now, set);
 	else
 		account(suppressed);
 }
 
 /* The body of both forms; `ctx` holds the tracepoint's arguments, of which only those there may be read. */
-static __always_inline int freed(u64 *ctx)
+static __always_inline int freed(u64 *ctx, const int typed)
 {
 	struct sk_buff *skb = (void *)ctx[0];
 	struct sock *rx_sk = NULL;
@@ -179,14 +178,17 @@ static __always_inline int freed(u64 *ctx)
 	if (arguments >= 4)
 		rx_sk = (void *)ctx[3];
 	verdict = verdict_of(reason, ctx[1]);
-	if (verdict == VERDICT_HARMLESS || !is_network(skb, rx_sk))
+	if (verdict == VERDICT_HARMLESS)
 		goto ignore;
-	parse(skb, &p);
+	look(&p, skb, typed);
+	if (!is_network(&p, rx_sk))
+		goto ignore;
+	parse(&p);
 	if (verdict == VERDICT_HARMLESS_IF_MULTICAST && is_multicast(&p))
 		goto ignore;
 	if (verdict == VERDICT_HARMLESS_IF_FIN && tcp_flags(&p) & TCP_FIN)
 		goto ignore;
-	dropped(ctx, skb, rx_sk, &p, ctx[1], reason, DROP_SOURCE_KFREE_SKB);
+	dropped(ctx, &p, rx_sk, ctx[1], reason, DROP_SOURCE_KFREE_SKB);
 	return 0;
 ignore:
 	account(ignored);
@@ -196,13 +198,13 @@ ignore:
 SEC("tp_btf/kfree_skb")
 int packetloss_btf(u64 *ctx)
 {
-	return freed(ctx);
+	return freed(ctx, 1);
 }
 
 SEC("raw_tp/kfree_skb")
 int packetloss_raw(u64 *ctx)
 {
-	return freed(ctx);
+	return freed(ctx, 0);
 }
 
 /* tcp_conn_request() refuses a SYN when the accept queue is full, and its callers then consume the packet. */
@@ -212,8 +214,9 @@ static __always_inline int connection_requested(void *ctx, struct sock *sk, stru
 
 	if (BPF_CORE_READ(sk, sk_ack_backlog) <= BPF_CORE_READ(sk, sk_max_ack_backlog))
 		return 0;
-	parse(skb, &p);
-	dropped(ctx, skb, sk, &p, 0, 0, DROP_SOURCE_LISTEN_OVERFLOW);
+	look(&p, skb, 0);
+	parse(&p);
+	dropped(ctx, &p, sk, 0, 0, DROP_SOURCE_LISTEN_OVERFLOW);
 	return 0;
 }
 

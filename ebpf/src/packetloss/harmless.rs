@@ -62,7 +62,7 @@ const NOT_JOINED: &str = "multicast to a group that nobody here has joined";
 const EARLY: &str = "multicast that came before the interface had an address of that family";
 const TIME_WAIT: &str = "a FIN that a connection in TIME-WAIT has answered";
 
-/// Everything that `packetloss` does not count, besides sk_buffs of sockets that carry no network packets.
+/// Everything that `packetloss` does not count, besides `sk_buff`s of sockets that carry no network packets.
 pub const HARMLESS: &[Harmless] = &[
     reason("SKB_CONSUMED", Only::Any, "used up normally"),
     reason("SKB_DROP_REASON_QUEUE_PURGE", Only::Any, CLOSED),

@@ -1,5 +1,6 @@
 //! Network namespaces of a test: a router that plays the host, and two containers behind it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::print_stdout, reason = "says why a test is skipped")]
 
 use std::fs;
 use std::net::IpAddr;
@@ -175,8 +176,12 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn open(network: &Network) -> Self {
+        Self::open_with(&Options::new(network.router.inode()))
+    }
+
+    pub(crate) fn open_with(options: &Options) -> Self {
         let kernel = Kernel::read(None).unwrap();
-        let probe = PacketLoss::open(&kernel, &Options::new(network.router.inode())).unwrap();
+        let probe = PacketLoss::open(&kernel, options).unwrap();
         probe.configure(1000, 1000, false).unwrap();
         Self { probe }
     }
