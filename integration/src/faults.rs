@@ -99,8 +99,16 @@ impl Bed {
     /// counts: the events, the counters, and that the containers and the host lost nothing else.
     pub fn check(&mut self, faults: &[(Fault, u64)]) {
         for (fault, _) in faults {
-            let arrived = || self.receiver.printed().unwrap().records().any(|record| self.is_of(fault, &record)).then_some(());
-            poll::until(&format!("an event of {fault:?}"), arrived).unwrap_or_else(|error| panic!("{error}: {}", self.told()));
+            let arrived = || {
+                self.receiver
+                    .printed()
+                    .unwrap()
+                    .records()
+                    .any(|record| self.is_of(fault, &record))
+                    .then_some(())
+            };
+            poll::until(&format!("an event of {fault:?}"), arrived)
+                .unwrap_or_else(|error| panic!("{error}: {}", self.told()));
         }
         self.receiver.stop().unwrap();
         let told = self.receiver.printed().unwrap();
@@ -174,7 +182,8 @@ impl Bed {
             (key::NETWORK_INTERFACE_NAME.key.to_owned(), place.interface.to_owned()),
             (key::NETNS_INODE.key.to_owned(), place.inode.to_string()),
         ]);
-        let told: Attributes = record.attributes.clone().into_iter().filter(|(key, _)| expected.contains_key(key)).collect();
+        let told: Attributes =
+            record.attributes.clone().into_iter().filter(|(key, _)| expected.contains_key(key)).collect();
         assert_eq!(told, expected, "{record:#?}");
         assert_eq!(record.event, event::PACKET_DROPPED.name);
         assert!(has(&record.resource, key::NETNS_NAME.key, &place.entity), "{record:#?}");
@@ -197,7 +206,8 @@ impl Bed {
         let told = self.receiver.printed().unwrap();
         let mut points = told.last(metric::PACKET_DROPS.name);
         points.retain(|point| self.is_ours(&point.resource));
-        let records: Vec<_> = told.records().filter(|record| self.is_ours(&record.resource)).take(50).collect();
+        let records: Vec<_> =
+            told.records().filter(|record| self.is_ours(&record.resource)).take(50).collect();
         format!("{points:#?} {records:#?} {}", self.receiver.log())
     }
 }

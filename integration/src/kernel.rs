@@ -62,11 +62,20 @@ pub fn devices(netns: &Netns) -> Result<Vec<Device>> {
     let direction = |stats: &serde_json::Value| -> Option<Direction> {
         let number = |name: &str| stats[name].as_u64();
         let drops = number("dropped")? + number("missed_errors").unwrap_or(0);
-        Some(Direction { bytes: number("bytes")?, packets: number("packets")?, errors: number("errors")?, drops })
+        Some(Direction {
+            bytes: number("bytes")?,
+            packets: number("packets")?,
+            errors: number("errors")?,
+            drops,
+        })
     };
     let device = |link: &serde_json::Value| {
         let name = link["ifname"].as_str()?.to_owned();
-        Some(Device { name, receive: direction(&link["stats64"]["rx"])?, transmit: direction(&link["stats64"]["tx"])? })
+        Some(Device {
+            name,
+            receive: direction(&link["stats64"]["rx"])?,
+            transmit: direction(&link["stats64"]["tx"])?,
+        })
     };
     listed.iter().map(|link| device(link).with_context(|| format!("no counters in {link}"))).collect()
 }

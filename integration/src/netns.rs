@@ -124,7 +124,8 @@ fn inside<T: Send>(path: &Path, body: impl FnOnce() -> Result<T> + Send) -> Resu
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
         body()
     };
-    std::thread::scope(|scope| scope.spawn(enter).join()).map_err(|_| anyhow!("panicked in {}", path.display()))?
+    std::thread::scope(|scope| scope.spawn(enter).join())
+        .map_err(|_| anyhow!("panicked in {}", path.display()))?
 }
 
 impl Drop for Netns {

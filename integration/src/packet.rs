@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use anyhow::Result;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, listen, sendto, socket, socket_with,
+    AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, listen, sendto, socket,
+    socket_with,
     sockopt::{set_socket_recv_buffer_size, set_socket_reuseaddr},
 };
 

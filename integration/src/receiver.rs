@@ -155,7 +155,7 @@ pub fn limitation(probe: &str) -> Result<String> {
     let listed: Vec<Value> = serde_json::from_str(&listed)?;
     let found = listed.iter().find(|one| one["name"] == probe).context("no such probe")?;
     ensure!(found["can_run"] == true, "{found}");
-    Ok(found["reason"].as_str().unwrap_or_default().to_owned())
+    Ok(found["limitation"].as_str().unwrap_or_default().to_owned())
 }
 
 impl Drop for Receiver {

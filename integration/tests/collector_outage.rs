@@ -36,7 +36,8 @@ fn of(netns: &Netns) -> impl Fn(&Point) -> bool {
 
 /// Unique events of the namespace.
 fn events(telemetry: &Telemetry, netns: &Netns) -> usize {
-    let records = telemetry.records().filter(|record| has(&record.resource, key::NETNS_NAME.key, netns.name()));
+    let records =
+        telemetry.records().filter(|record| has(&record.resource, key::NETNS_NAME.key, netns.name()));
     records.collect::<BTreeSet<_>>().len()
 }
 
@@ -47,12 +48,16 @@ fn after_an_outage_values_are_right_and_no_event_is_lost() {
     }
     let Some(mut collector) = Collector::start().unwrap() else { return };
     let netns = Netns::new("outage").unwrap();
-    let destination = format!("export.otlp=[{{endpoint: '{}', queue: {{memory: {QUEUE}}}}}]", collector.endpoint());
+    let destination =
+        format!("export.otlp=[{{endpoint: '{}', queue: {{memory: {QUEUE}}}}}]", collector.endpoint());
     let limits = "probes.packetloss.events={rate: 1000, burst: 1000}";
     let mut receiver = Receiver::start(&["--set", &destination, "--set", limits]).unwrap();
     let target = |family: Family| (family.loopback(), CLOSED_PORT).into();
     flood(&netns, target(Family::V4), 10).unwrap();
-    poll::until("events before the outage", || (events(&collector.received().unwrap(), &netns) == 10).then_some(())).unwrap();
+    poll::until("events before the outage", || {
+        (events(&collector.received().unwrap(), &netns) == 10).then_some(())
+    })
+    .unwrap();
     let before = resident(receiver.pid());
 
     collector.stop().unwrap();

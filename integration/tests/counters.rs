@@ -50,7 +50,9 @@ fn is_of(netns: &Netns) -> impl Fn(&Point) -> bool {
 fn told(telemetry: &Telemetry, netns: &Netns, name: &str, attributes: &[(&Attribute, &str)]) -> Option<u64> {
     let here = is_of(netns);
     let mut points = telemetry.last(name);
-    points.retain(|point| here(point) && attributes.iter().all(|(key, value)| has(&point.attributes, key.key, value)));
+    points.retain(|point| {
+        here(point) && attributes.iter().all(|(key, value)| has(&point.attributes, key.key, value))
+    });
     assert!(points.len() <= 1, "{points:#?}");
     points.first().map(|point| point.value as u64)
 }
@@ -113,7 +115,8 @@ fn counters_of_three_namespaces_at_once_are_those_that_others_read_inside() {
         check_counters(&telemetry, netns);
         check_devices(&telemetry, netns);
     }
-    let established = [&network.a, &network.b, &network.router].map(|netns| check_established(&telemetry, netns));
+    let established =
+        [&network.a, &network.b, &network.router].map(|netns| check_established(&telemetry, netns));
     assert_eq!(established, [open.len(), open.len(), 0]);
 }
 
@@ -133,7 +136,8 @@ fn a_namespace_that_is_made_again_under_its_name_starts_anew() {
         let point = poll::until("the namespace's counter", || {
             let telemetry = receiver.printed().unwrap();
             let mut points = telemetry.last(metric::UDP_ERRORS.name).into_iter().filter(|point| {
-                is_of(&netns)(point) && no_ports.iter().all(|(key, value)| has(&point.attributes, key.key, value))
+                is_of(&netns)(point)
+                    && no_ports.iter().all(|(key, value)| has(&point.attributes, key.key, value))
             });
             points.find(|point| point.value as usize == datagrams)
         })

@@ -7,8 +7,8 @@ use std::net::UdpSocket;
 use jitterscope_integration::faults::{Bed, Fault, Place, bed};
 use jitterscope_integration::kernel::{counter, qdisc};
 use jitterscope_integration::network::Family;
-use jitterscope_integration::{packet, poll};
 use jitterscope_integration::traffic::CLOSED_PORT;
+use jitterscope_integration::{packet, poll};
 
 /// Datagrams of each fault: few enough that none of their events is held back.
 const DATAGRAMS: u64 = 20;
@@ -128,7 +128,8 @@ fn a_datagram_with_a_wrong_checksum_is_the_receivers_loss() {
     let Some(mut bed) = bed() else { return };
     let mut expected = Vec::new();
     for family in Family::BOTH {
-        let fault = Fault { reasons: &["UDP_CSUM"], ..datagrams(family, 1006, Place::receive(&bed.network.b)) };
+        let fault =
+            Fault { reasons: &["UDP_CSUM"], ..datagrams(family, 1006, Place::receive(&bed.network.b)) };
         let listening = bed.network.b.inside(|| Ok(UdpSocket::bind((fault.destination, 1006))?)).unwrap();
         let damaged = || packet::damaged_datagrams(fault.destination, (fault.source_port, 1006), DATAGRAMS);
         bed.network.a.inside(damaged).unwrap();
@@ -152,9 +153,8 @@ fn a_datagram_for_a_full_device_queue_is_the_senders_loss() {
     // A byte a second, and room for a few packets.
     let narrow = "root tbf rate 8bit burst 100b limit 200b";
     bed.network.a.sh(&format!("tc qdisc add dev eth0 {narrow}")).unwrap();
-    let listening = Family::BOTH.map(|family| {
-        bed.network.b.inside(|| Ok(UdpSocket::bind((family.address(2, 2), 1007))?)).unwrap()
-    });
+    let listening = Family::BOTH
+        .map(|family| bed.network.b.inside(|| Ok(UdpSocket::bind((family.address(2, 2), 1007))?)).unwrap());
     let mut expected = Vec::new();
     let mut before = 0;
     for family in Family::BOTH {

@@ -59,7 +59,9 @@ fn a_final_ack_that_a_full_accept_queue_turns_away_is_the_servers_loss() {
         let held: Vec<TcpStream> =
             bed.network.a.inside(|| (0..3).map(|_| Ok(TcpStream::connect(address)?)).collect()).unwrap();
         let refused = |told: &Telemetry| {
-            told.total(metric::PACKET_DROPS.name, |point| has(&point.resource, key::NETNS_NAME.key, bed.network.a.name()))
+            told.total(metric::PACKET_DROPS.name, |point| {
+                has(&point.resource, key::NETNS_NAME.key, bed.network.a.name())
+            })
         };
         bed.network.a.allow().unwrap();
         let _queued = fill(&bed, address);
@@ -70,7 +72,8 @@ fn a_final_ack_that_a_full_accept_queue_turns_away_is_the_servers_loss() {
             has(&record.attributes, key::DESTINATION_PORT.key, &PORT.to_string())
                 && has(&record.resource, key::NETNS_NAME.key, bed.network.b.name())
         };
-        let arrived = || bed.receiver.printed().unwrap().records().any(|record| is_ack(&record)).then_some(());
+        let arrived =
+            || bed.receiver.printed().unwrap().records().any(|record| is_ack(&record)).then_some(());
         poll::until("an event", arrived).unwrap();
         // No more of them while the counters are compared.
         bed.network.a.refuse("output", &format!("tcp dport {PORT}")).unwrap();

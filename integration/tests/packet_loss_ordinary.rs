@@ -24,8 +24,10 @@ fn ordinary_traffic_counts_zero_drops() {
     }
     let connections = ALL / REQUESTS / paths.len();
     std::thread::scope(|scope| {
-        let clients: Vec<_> =
-            paths.iter().map(|(from, server)| scope.spawn(move || requests(from, *server, connections))).collect();
+        let clients: Vec<_> = paths
+            .iter()
+            .map(|(from, server)| scope.spawn(move || requests(from, *server, connections)))
+            .collect();
         clients.into_iter().for_each(|client| client.join().unwrap().unwrap());
     });
     receiver.stop().unwrap();
@@ -33,7 +35,8 @@ fn ordinary_traffic_counts_zero_drops() {
     let told = receiver.printed().unwrap();
     let mut lost = told.last(metric::PACKET_DROPS.name);
     lost.retain(|point| {
-        let names = [&network.a, &network.b].map(|netns| has(&point.resource, key::NETNS_NAME.key, netns.name()));
+        let names =
+            [&network.a, &network.b].map(|netns| has(&point.resource, key::NETNS_NAME.key, netns.name()));
         names.contains(&true) || point.resource.contains_key(key::HOST_NAME.key)
     });
     assert!(lost.is_empty(), "{lost:#?} {:#?}", told.records().collect::<Vec<_>>());

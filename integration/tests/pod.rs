@@ -56,7 +56,9 @@ fn netns(pid: u32) -> String {
 /// Events that happened in a namespace.
 fn events(receiver: &Receiver, netns: &str) -> Vec<Record> {
     let mut events: Vec<_> = receiver.printed().unwrap().records().collect();
-    events.retain(|record| record.event == event::PACKET_DROPPED.name && has(&record.attributes, key::NETNS_INODE.key, netns));
+    events.retain(|record| {
+        record.event == event::PACKET_DROPPED.name && has(&record.attributes, key::NETNS_INODE.key, netns)
+    });
     events
 }
 
@@ -101,7 +103,10 @@ async fn a_pods_signals_carry_its_identity_within_a_second_of_its_first_packet_a
     .unwrap();
     for name in [metric::K8S_POD_NETWORK_IO.name, metric::UDP_ERRORS.name, metric::PACKET_DROPS.name] {
         let mut points: Vec<_> = counters.points(name).collect();
-        assert!(points.iter().all(|point| !has(&point.resource, key::NETNS_INODE.key, &inode)), "{name}: {points:#?}");
+        assert!(
+            points.iter().all(|point| !has(&point.resource, key::NETNS_INODE.key, &inode)),
+            "{name}: {points:#?}"
+        );
         points.retain(|point| has(&point.resource, key::K8S_POD_UID.key, &pod.uid));
         points.iter().for_each(|point| assert_is(&point.resource, &pod));
     }
@@ -109,7 +114,9 @@ async fn a_pods_signals_carry_its_identity_within_a_second_of_its_first_packet_a
     // The socket keeps the namespace alive: what it loses after the pod's end is the pod's.
     containerd.remove_pod(&pod).await.unwrap();
     lose(&sockets);
-    events_from(&receiver, &inode, &ports(&sockets), 4).iter().for_each(|event| assert_is(&event.resource, &pod));
+    events_from(&receiver, &inode, &ports(&sockets), 4)
+        .iter()
+        .for_each(|event| assert_is(&event.resource, &pod));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +134,9 @@ async fn events_of_a_containers_own_socket_name_the_container() {
          add rule inet t c udp dport {REFUSED} drop"
     ));
     run(&mut nft).unwrap();
-    let send = format!("while true; do echo x | nc -u -w 1 127.0.0.1 {REFUSED}; echo x | nc -u -w 1 ::1 {REFUSED}; sleep 1; done");
+    let send = format!(
+        "while true; do echo x | nc -u -w 1 127.0.0.1 {REFUSED}; echo x | nc -u -w 1 ::1 {REFUSED}; sleep 1; done"
+    );
     let app = containerd.start_container(&pod, "app", &["sh", "-c", &send]).await.unwrap();
     let inode = netns(pod.pid);
     for family in Family::BOTH {
@@ -152,10 +161,12 @@ struct Anonymous(Child);
 impl Anonymous {
     fn start() -> Self {
         let mut unshare = Command::new("unshare");
-        let anonymous = Self(unshare.args(["--net", "sh", "-c", "ip link set lo up && exec sleep 600"]).spawn().unwrap());
+        let anonymous =
+            Self(unshare.args(["--net", "sh", "-c", "ip link set lo up && exec sleep 600"]).spawn().unwrap());
         let own = netns(std::process::id());
         let inside = || {
-            let state = run(Command::new("nsenter").args(["-t", &anonymous.0.id().to_string(), "-n", "ip", "link"]));
+            let state =
+                run(Command::new("nsenter").args(["-t", &anonymous.0.id().to_string(), "-n", "ip", "link"]));
             (netns(anonymous.0.id()) != own && state.unwrap().contains("LOOPBACK,UP")).then_some(())
         };
         poll::until("a namespace of its own", inside).unwrap();
@@ -179,7 +190,8 @@ async fn pods_plain_containers_and_anonymous_namespaces_are_told_apart() {
     let receiver = receiver(&containerd);
     let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
     let plain = containerd.run_plain(&["sleep", "600"]).unwrap();
-    run(Command::new("nsenter").args(["-t", &plain.pid.to_string(), "-n", "ip", "link", "set", "lo", "up"])).unwrap();
+    run(Command::new("nsenter").args(["-t", &plain.pid.to_string(), "-n", "ip", "link", "set", "lo", "up"]))
+        .unwrap();
     let anonymous = Anonymous::start();
     let resources = [pod.pid, plain.pid, anonymous.0.id()].map(|pid| {
         let sockets = sockets(pid);

@@ -14,7 +14,8 @@ use jitterscope_integration::telemetry::Telemetry;
 use jitterscope_integration::traffic::{CLOSED_PORT, flood};
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{
-    Attribute, AttributeRef, Entity, Event, Instrument, METRICS, Metric, Number, RequirementLevel, ValueType, entity,
+    Attribute, AttributeRef, Entity, Event, Instrument, METRICS, Metric, Number, RequirementLevel, ValueType,
+    entity,
 };
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -57,7 +58,9 @@ fn check_metric(declared: &Metric, metric: &Arrived, resource: &Resource, proble
         Some(Data::Sum(sum)) if !is_cumulative(sum.aggregation_temporality) => None,
         Some(Data::Sum(sum)) if sum.is_monotonic => Some(Instrument::Counter),
         Some(Data::Sum(_)) => Some(Instrument::UpDownCounter),
-        Some(Data::Histogram(all)) if is_cumulative(all.aggregation_temporality) => Some(Instrument::Histogram),
+        Some(Data::Histogram(all)) if is_cumulative(all.aggregation_temporality) => {
+            Some(Instrument::Histogram)
+        }
         Some(Data::ExponentialHistogram(all)) if is_cumulative(all.aggregation_temporality) => {
             Some(Instrument::Histogram)
         }
