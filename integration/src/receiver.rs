@@ -110,13 +110,33 @@ impl Receiver {
         Ok(telemetry)
     }
 
+    /// Stops its process, so that what happens waits for it, until [`Self::wake`].
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn wake(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
     /// Tells it to end and waits for that: it makes a last collection and delivers what there is.
     ///
     /// # Errors
     /// It does not end in time, or not with exit code 0.
     pub fn stop(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process id")?;
-        kill_process(pid, Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         let status: ExitStatus = poll::until("the receiver ends", || self.process.try_wait().transpose())??;
         ensure!(status.success(), "{status}: {}", self.log());
         Ok(())

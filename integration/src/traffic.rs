@@ -51,7 +51,7 @@ pub fn serve(netns: &Netns, address: IpAddr) -> Result<Server> {
     let bind = || Ok((TcpListener::bind((address, 0))?, UdpSocket::bind((address, 0))?));
     let (listener, socket) = netns.inside(bind)?;
     let server = Server { tcp: listener.local_addr()?, udp: socket.local_addr()? };
-    spawn(move || listener.incoming().flatten().for_each(echo));
+    spawn(move || listener.incoming().flatten().for_each(|stream| echo(&stream)));
     spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
@@ -63,8 +63,8 @@ pub fn serve(netns: &Netns, address: IpAddr) -> Result<Server> {
 }
 
 /// Sends back a stream to its end. A failure is seen at the other end.
-fn echo(stream: TcpStream) {
-    let _ = copy(&mut &stream, &mut &stream);
+fn echo(stream: &TcpStream) {
+    let _ = copy(&mut &*stream, &mut &*stream);
 }
 
 /// Opens `connections` one after the other, makes ten requests over each and closes it; the last request of every fiftieth

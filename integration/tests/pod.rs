@@ -116,12 +116,13 @@ async fn a_pods_signals_carry_its_identity_within_a_second_of_its_first_packet_a
         points.iter().for_each(|point| assert_is(&point.resource, &pod));
     }
 
-    // The socket keeps the namespace alive: what it loses after the pod's end is the pod's.
-    containerd.remove_pod(&pod).await.unwrap();
+    // What it loses at its end is read when it is gone.
+    receiver.freeze().unwrap();
     lose(&sockets);
-    events_from(&receiver, &inode, &ports(&sockets), 4)
-        .iter()
-        .for_each(|event| assert_is(&event.resource, &pod));
+    containerd.remove_pod(&pod).await.unwrap();
+    receiver.wake().unwrap();
+    let late = events_from(&receiver, &inode, &ports(&sockets), 4);
+    late.iter().for_each(|event| assert_is(&event.resource, &pod));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,10 +137,10 @@ async fn events_of_a_containers_own_socket_name_the_container() {
     nft.args(["--target", &pod.pid.to_string(), "--net", "nft"]);
     nft.arg(format!(
         "add table inet t; add chain inet t c {{ type filter hook output priority 0; }}; \
-         add rule inet t c udp dport {REFUSED} drop"
+         add rule inet t c tcp dport {REFUSED} drop"
     ));
     run(&mut nft).unwrap();
-    let nc = format!("echo x | $b nc -u -w 1 127.0.0.1 {REFUSED}; echo x | $b nc -u -w 1 ::1 {REFUSED}");
+    let nc = format!("echo x | $b nc -w 1 127.0.0.1 {REFUSED}; echo x | $b nc -w 1 ::1 {REFUSED}");
     let send = format!("b=/bin/busybox; while true; do {nc}; $b sleep 1; done");
     let app = containerd.start_container(&pod, "app", &["sh", "-c", &send]).await.unwrap();
     let inode = netns(pod.pid);

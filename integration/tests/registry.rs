@@ -1,13 +1,13 @@
 //! Every signal that arrives is declared in the registry, in its unit, instrument and attributes; and every signal that is
 //! declared for a default probe or for the receiver itself arrives.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use jitterscope::probe::PROBES;
 use jitterscope_integration::collector::Collector;
 use jitterscope_integration::containerd::Containerd;
-use jitterscope_integration::netns::Netns;
+use jitterscope_integration::netns::{Netns, run};
 use jitterscope_integration::network::Family;
 use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::telemetry::Telemetry;
@@ -206,7 +206,12 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     let mut containerd = Containerd::start().await.unwrap();
     let pod = containerd.run_pod("shop", "cart").await.unwrap();
     containerd.start_container(&pod, "app", &["sleep", "600"]).await.unwrap();
-    containerd.run_plain(&["sleep", "600"]).unwrap();
+    // Docker's part: a device of the container's own.
+    let plain = containerd.run_plain(&["sleep", "600"]).unwrap();
+    let device = "link add eth0 type veth peer name eth1";
+    let mut ip = Command::new("nsenter");
+    ip.args(["--target", &plain.pid.to_string(), "--net", "ip"]).args(device.split(' '));
+    run(&mut ip).unwrap();
     let netns = Netns::new("registry").unwrap();
     let socket = format!("entities.cri=unix://{}", containerd.socket().display());
     let mut receiver = Receiver::start(&[
