@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs the packet-loss tests, compiled here, on other kernels: all of kernels.txt, or those named as arguments.
+# Runs test programs, compiled here, on other kernels: all of kernels.txt, or those named as arguments. The programs are
+# those whose name begins with the regular expression JITTERSCOPE_VM_TESTS (packet_loss or packetloss).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -10,12 +11,14 @@ if [ ${#kernels[@]} -eq 0 ]; then
 	mapfile -t kernels < <(awk '/^[0-9]/ { print $1 }' "$here/kernels.txt")
 fi
 
-# The receiver itself, and cargo's list of test programs, of which those are taken whose name begins with packet_loss.
+tests=${JITTERSCOPE_VM_TESTS:-packet_?loss}
+
+# The receiver, for tests that start it; then cargo's list of test programs.
 cargo build --workspace
-mapfile -t programs < <(cargo test --workspace --tests --no-run --message-format=json 2>/dev/null |
-	sed -n 's/.*"executable":"\([^"]*\/packet_loss[^"/]*\)".*/\1/p')
+mapfile -t programs < <(cargo test --workspace --tests --no-run --message-format=json |
+	sed -nE 's|.*"executable":"([^"]*/'"$tests"'[^"/]*)".*|\1|p')
 if [ ${#programs[@]} -eq 0 ]; then
-	echo "vm-tests.sh: no test program is named packet_loss..." >&2
+	echo "vm-tests.sh: no test program is named $tests..." >&2
 	exit 1
 fi
 

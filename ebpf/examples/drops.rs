@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut ring = probe.events().ok_or("ring taken")?;
     let mut addresses = Vec::new();
     let mut events = Vec::new();
-    while let Some(e) = ring.next::<Event>() {
+    while let Some(e) = ring.take::<Event>().and_then(Result::ok) {
         addresses.push(e.location);
         addresses.extend(&e.stack[..e.frames as usize]);
         events.push(e);

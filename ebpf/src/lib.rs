@@ -20,7 +20,7 @@ mod table;
 pub use hook::Form;
 pub use kernel::{Kernel, KernelError, host_netns};
 pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Missing, Object};
-pub use ring::Ring;
+pub use ring::{Ring, TooShort};
 pub use stats::{MapUsage, ProgramStats, RunTimeStats};
 pub use symbols::{FunctionRange, Symbols, function_ranges};
 pub use table::{Merge, PerCpuTable, Table, TableError};

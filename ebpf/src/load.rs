@@ -385,3 +385,38 @@ fn data(map: &Map) -> Option<&MapData> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+mod tests {
+    use super::*;
+
+    /// The object under a licence that excludes the helpers it calls, which the verifier refuses.
+    fn refused() -> Object {
+        let mut elf = Object::PACKETLOSS.elf.to_vec();
+        let at = elf.windows(12).position(|w| w == b"Dual BSD/GPL").unwrap();
+        elf[at..at + 12].copy_from_slice(b"Proprietary!");
+        Object { name: "refused", elf: elf.leak(), optional: &[] }
+    }
+
+    #[test]
+    fn an_object_that_the_verifier_refuses_names_hook_and_forms_and_carries_the_log() {
+        let Ok(kernel) = Kernel::read(None) else {
+            assert!(std::env::var_os("CI").is_none());
+            return println!("skipped: needs BTF");
+        };
+        match refused().load(&LoadOptions::new(&kernel)) {
+            Err(LoadError::Hook { missing, .. }) => {
+                let forms: Vec<Form> = missing.attempts.iter().map(|a| a.form).collect();
+                assert_eq!((missing.hook.as_str(), forms), ("kfree_skb", vec![Form::TpBtf, Form::RawTp]));
+                let first = &missing.attempts[0];
+                assert_eq!(first.errno, Some(libc::EINVAL));
+                assert!(first.verifier_log.contains("GPL"), "{}", first.verifier_log);
+            }
+            Err(LoadError::Object { .. }) if std::env::var_os("CI").is_none() => {
+                println!("skipped: needs root")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

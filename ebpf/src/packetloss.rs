@@ -9,8 +9,8 @@ use aya::include_bytes_aligned;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::abi::{
-    HARMLESS_RANGES, VERDICT_HARMLESS, VERDICT_HARMLESS_IF_MULTICAST, VERDICT_LOSS, account, drop_event,
-    drop_key, limiter, limiter_key, neighbour, neighbour_key, range, settings,
+    HARMLESS_RANGES, VERDICT_LOSS, account, drop_event, drop_key, limiter, limiter_key, neighbour,
+    neighbour_key, range, settings,
 };
 use crate::btf::Btf;
 use crate::symbols::{FunctionRange, function_ranges};
@@ -18,7 +18,7 @@ use crate::{
     Constant, Kernel, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, Ring, Table, TableError,
 };
 
-pub use harmless::{HARMLESS, Harmless, Rule};
+pub use harmless::{By, HARMLESS, Harmless, Only};
 pub use reasons::Reasons;
 
 /// The tracepoint without which there is no packet loss to see.
@@ -138,6 +138,11 @@ impl PacketLoss {
         Ok(self.accounts.get(&0)?.unwrap_or(account::new_zeroed()))
     }
 
+    /// Entities whose events are limited each by itself now.
+    pub fn limited(&self) -> Result<usize, TableError> {
+        self.limiters.for_each(|_, _| {})
+    }
+
     /// Takes the ring of [`drop_event`] records; `None` when it has been taken.
     pub fn events(&mut self) -> Option<Ring> {
         self.events.take()
@@ -180,20 +185,21 @@ impl PacketLoss {
 pub struct HarmlessFunction {
     /// Where its code is.
     pub function: FunctionRange,
-    /// Only multicast and broadcast packets are harmless there.
-    pub multicast: bool,
+    /// Which packets, and why.
+    pub row: Harmless,
 }
 
 /// Where the functions of [`HARMLESS`] are in the running kernel; fails where the kernel hides its symbols.
 fn harmless_functions() -> io::Result<Vec<HarmlessFunction>> {
-    let wanted: Vec<(&str, bool)> = HARMLESS.iter().filter_map(|row| row.rule.function()).collect();
-    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
-    let found = function_ranges(&names)?.into_iter().take(HARMLESS_RANGES as usize);
-    let with_rule = |function: FunctionRange| {
-        let multicast = wanted.get(function.wanted).is_some_and(|(_, multicast)| *multicast);
-        HarmlessFunction { function, multicast }
+    let named = |row: &Harmless| match row.by {
+        By::Function(name) => Some((name, *row)),
+        By::Reason(_) => None,
     };
-    Ok(found.map(with_rule).collect())
+    let (names, rows): (Vec<&str>, Vec<Harmless>) = HARMLESS.iter().filter_map(named).unzip();
+    let found = function_ranges(&names)?.into_iter().take(HARMLESS_RANGES as usize);
+    let with_row =
+        |function: FunctionRange| Some(HarmlessFunction { row: *rows.get(function.wanted)?, function });
+    Ok(found.filter_map(with_row).collect())
 }
 
 /// Values of the C file's constants.
@@ -209,8 +215,8 @@ struct Constants {
 impl Constants {
     fn new(btf: &Btf, options: &Options, reasons: &Reasons, harmless: &[HarmlessFunction]) -> Self {
         let mut ranges = [range::new_zeroed(); HARMLESS_RANGES as usize];
-        for (slot, HarmlessFunction { function, multicast }) in ranges.iter_mut().zip(harmless) {
-            *slot = range { start: function.start, end: function.end, verdict: verdict(*multicast).into() };
+        for (slot, HarmlessFunction { function, row }) in ranges.iter_mut().zip(harmless) {
+            *slot = range { start: function.start, end: function.end, verdict: row.verdict().into() };
         }
         Self {
             host_netns: options.host_netns,
@@ -234,17 +240,13 @@ impl Constants {
     }
 }
 
-fn verdict(multicast: bool) -> u8 {
-    let verdict = if multicast { VERDICT_HARMLESS_IF_MULTICAST } else { VERDICT_HARMLESS };
-    verdict as u8
-}
-
 /// What each of the kernel's reasons is, by [`HARMLESS`].
 fn verdicts(reasons: &Reasons) -> [u8; 256] {
     let mut verdicts = [VERDICT_LOSS as u8; 256];
-    for (name, multicast) in HARMLESS.iter().filter_map(|row| row.rule.reason()) {
+    for row in HARMLESS {
+        let By::Reason(name) = row.by else { continue };
         let slot = reasons.value(name).and_then(|value| verdicts.get_mut(value as usize));
-        slot.into_iter().for_each(|slot| *slot = verdict(multicast));
+        slot.into_iter().for_each(|slot| *slot = row.verdict() as u8);
     }
     verdicts
 }

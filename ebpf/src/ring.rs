@@ -10,7 +10,7 @@ use zerocopy::FromBytes;
 use crate::table::TableError;
 
 /// The reading end of a ring. Its descriptor is readable while records wait; it can be polled
-/// edge-triggered, if [`Ring::next`] is called until it returns `None`.
+/// edge-triggered, if [`Ring::take`] is called until it returns `None`.
 pub struct Ring {
     ring: RingBuf<MapData>,
 }
@@ -21,17 +21,20 @@ impl Ring {
         Ok(Self { ring: RingBuf::try_from(map).map_err(failed)? })
     }
 
-    /// Takes the next record, `None` when none waits. A record shorter than `T` is skipped; it would mean
-    /// that the C file submits another structure than the caller names.
-    pub fn next<T: FromBytes>(&mut self) -> Option<T> {
-        loop {
-            let item = self.ring.next()?;
-            if let Ok((record, _)) = T::read_from_prefix(&item) {
-                return Some(record);
-            }
-        }
+    /// Takes the next record, `None` when none waits.
+    ///
+    /// # Errors
+    /// The record is shorter than `T`: the C file submits another structure than the caller names.
+    pub fn take<T: FromBytes>(&mut self) -> Option<Result<T, TooShort>> {
+        let item = self.ring.next()?;
+        Some(T::read_from_prefix(&item).map(|(record, _)| record).map_err(|_| TooShort(item.len())))
     }
 }
+
+/// A record of so many bytes, which is less than the structure has that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a ring record of {0} bytes is shorter than its structure")]
+pub struct TooShort(pub usize);
 
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

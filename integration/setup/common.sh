@@ -72,11 +72,12 @@ install_built() {
 	mv "$work/home" "$home"
 }
 
-# One set-up at a time for a cache; the second waits, then finds everything there.
+# One set-up at a time for a cache; the second waits, then finds everything there. What a killed one left is removed.
 take_turn() {
 	if is_root; then
 		mkdir -p "$cache"
 		exec 9>"$cache/.lock"
 		flock 9
+		rm -rf "$cache"/.building.* "$cache"/kernels/.building.*
 	fi
 }

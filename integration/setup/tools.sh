@@ -48,11 +48,12 @@ build_collector() {
 	END
 	chmod 755 "$home/go-without-tidy"
 	sed "s|^dist:|&\n  go: $home/go-without-tidy\n  output_path: $home/source|" "$manifest" >"$home/manifest.yaml"
-	"$home/builder" --config "$home/manifest.yaml" --skip-compilation --skip-strict-versioning
+	mkdir "$home/tmp" # the builder leaves a directory there
+	TMPDIR=$home/tmp "$home/builder" --config "$home/manifest.yaml" --skip-compilation --skip-strict-versioning
 	cp "$here/tools/collector/go.sum" "$home/source/"
 	go build -C "$home/source" -mod=mod -trimpath -ldflags '-s -w' -o "$home/otelcol" .
 	"$home/otelcol" --version
-	rm -rf "$home/source" "$home/builder" "$home/go-without-tidy" "$home/manifest.yaml"
+	rm -rf "$home/source" "$home/builder" "$home/go-without-tidy" "$home/manifest.yaml" "$home/tmp"
 	cp "$manifest" "$home/builder.yaml"
 }
 

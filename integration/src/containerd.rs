@@ -33,7 +33,7 @@ pub struct Containerd {
 }
 
 /// A pod that runs in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pod {
     /// Id of its sandbox, the "pause" container.
     pub sandbox: String,
@@ -107,10 +107,11 @@ impl Containerd {
             linux: Some(LinuxPodSandboxConfig { cgroup_parent: format!("/kubepods/besteffort/pod{uid}") }),
             ..PodSandboxConfig::default()
         };
-        clean_up::remember_cgroup(self.directory.path(), &uid)?;
-        let sandbox = self.client.run_pod_sandbox(config.clone()).await?;
-        let pid = self.first_process(&sandbox)?;
-        Ok(Pod { sandbox, uid, name: name.to_owned(), namespace: namespace.to_owned(), pid, config })
+        let pod =
+            Pod { uid, name: name.to_owned(), namespace: namespace.to_owned(), config, ..Pod::default() };
+        clean_up::remember_cgroup(self.directory.path(), pod.cgroup())?;
+        let sandbox = self.client.run_pod_sandbox(pod.config.clone()).await?;
+        Ok(Pod { pid: self.first_process(&sandbox)?, sandbox, ..pod })
     }
 
     /// Runs busybox with these arguments in a pod, for example `["sleep", "600"]`.
@@ -131,6 +132,26 @@ impl Containerd {
         self.client.start_container(&id).await?;
         let pid = self.first_process(&id)?;
         Ok(Container { id, pid })
+    }
+
+    /// Runs busybox outside of any pod, in a namespace of its own and in the cgroup that Docker would give it.
+    pub fn run_plain(&self, arguments: &[&str]) -> Result<Container> {
+        let uuid = || -> Result<String> {
+            Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().replace('-', ""))
+        };
+        let id = uuid()? + &uuid()?;
+        let cgroup = format!("/docker/{id}");
+        clean_up::remember_cgroup(self.directory.path(), &cgroup)?;
+        let mut run = ctr(&self.socket());
+        run.args(["run", "--detach", "--snapshotter", "native", "--cgroup", &cgroup, "--runc-root"])
+            .arg(self.directory.path().join("runc"))
+            .arg("--fifo-dir")
+            .arg(self.directory.path().join("fifo"))
+            .args([image::NAME, &id, "/bin/busybox"])
+            .args(arguments)
+            .stdin(Stdio::null());
+        output(&mut run)?;
+        Ok(Container { pid: self.first_process(&id)?, id })
     }
 
     /// Stops and removes a pod with its containers, as kubelet does.

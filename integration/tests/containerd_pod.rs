@@ -102,8 +102,11 @@ async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
     let pods = pods(&containerd, true);
     let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
 
+    // Only from here on can the pod's containers run, and send.
+    let made = Instant::now();
     let entity = named(&pods, &of_pod(&pod), "shop/cart-7d9f").await;
-    assert!(age(pod.pid) < IDENTIFIED_WITHIN, "{:?} after the start of its first process", age(pod.pid));
+    let took = made.elapsed();
+    assert!(took < IDENTIFIED_WITHIN, "{took:?} after the pod was made");
     assert_eq!(entity.kind, EntityKind::Pod);
     assert_eq!(text(&entity, "k8s.pod.uid"), pod.uid);
     assert_eq!(text(&entity, "k8s.pod.name"), "cart-7d9f");
@@ -113,7 +116,7 @@ async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
     let app = containerd.start_container(&pod, "app", &["sleep", "600"]).await.unwrap();
     let container = named(&pods, &of_container(&pod, &app), "shop/cart-7d9f/app").await;
     assert!(age(app.pid) < IDENTIFIED_WITHIN, "{:?} after the start of its first process", age(app.pid));
-    println!("named {:?} and {:?} after their start at the latest", age(pod.pid), age(app.pid));
+    println!("pod named {took:?} after it was made, container {:?} after its start", age(app.pid));
     assert_eq!((container.kind, container.pod), (EntityKind::Container, Some(entity.key)));
     assert_eq!(text(&container, "k8s.container.name"), "app");
     assert_eq!(text(&container, "container.id"), app.id);
@@ -163,4 +166,64 @@ async fn without_the_runtimes_socket_a_pod_has_its_uid_and_a_container_its_id() 
     let name = format!("pod/{}", pod.uid);
     named(&pods, &of_pod(&pod), &name).await;
     named(&pods, &of_container(&pod, &app), &format!("{name}/{}", &app.id[..12])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_container_is_told_from_a_pod_and_from_an_anonymous_namespace() {
+    if !is_root() {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let pods = pods(&containerd, true);
+    let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
+    let plain = containerd.run_plain(&["sleep", "600"]).unwrap();
+    let mut anonymous = std::process::Command::new("unshare").args(["-n", "sleep", "600"]).spawn().unwrap();
+    while netns(anonymous.id()) == netns(std::process::id()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let origin = |pid| Origin { netns: Netns { inode: netns(pid), cookie: 0 }, ..Origin::default() };
+    let nameless = pods.attribute(&origin(anonymous.id())).await;
+    anonymous.kill().unwrap();
+    anonymous.wait().unwrap();
+    assert_eq!(nameless.unwrap().kind, EntityKind::Netns);
+
+    let container = named(&pods, &origin(plain.pid), &format!("container/{}", &plain.id[..12])).await;
+    assert_eq!((container.kind, container.pod), (EntityKind::Container, None));
+    assert_eq!(text(&container, "container.id"), plain.id);
+    assert_eq!(text(&container, "container.runtime.name"), "docker");
+    named(&pods, &of_pod(&pod), "shop/cart-7d9f").await;
+}
+
+/// How a namespace was seen at one time: its number, the name of whose it is, whether a better one may come.
+type View = (u64, String, bool);
+
+/// All views of all namespaces until one belongs to the pod of this name.
+async fn views(pods: Pods, until: &str) -> Vec<View> {
+    let mut views: Vec<View> = Vec::new();
+    while !views.iter().any(|(_, name, _)| name == until) {
+        pods.refreshed().await;
+        let now = Instant::now();
+        views.extend(pods.snapshot().namespaces().iter().map(|namespace| {
+            let entity = &namespace.entity;
+            (namespace.instance, entity.name.clone(), entity.pending_until.is_some_and(|until| now < until))
+        }));
+    }
+    views
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_pod_is_made_every_earlier_name_of_its_namespace_is_pending() {
+    if !is_root() {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let pods = pods(&containerd, true);
+    let views = tokio::spawn(views(pods.clone(), "shop/queue-0"));
+    let pod = containerd.run_pod("shop", "queue-0").await.unwrap();
+    let views = tokio::time::timeout(Duration::from_secs(10), views).await.unwrap().unwrap();
+    let instance = namespace(&pods, netns(pod.pid)).unwrap().instance;
+    let ours: Vec<_> = views.into_iter().filter(|(number, ..)| *number == instance).collect();
+    let (last, early) = ours.split_last().unwrap();
+    assert_eq!((last.1.as_str(), last.2), ("shop/queue-0", false));
+    assert!(early.iter().all(|(_, _, pending)| *pending), "{early:?}");
 }

@@ -162,6 +162,7 @@ pub type Accounts = Arc<[Arc<Account>]>;
 
 /// Empty accounts of all probes.
 pub fn accounts(probes: &[&'static Definition], collect_duration: &Histogram<f64>) -> Accounts {
-    let account = |definition: &&'static Definition| Arc::new(Account::new(definition, collect_duration.clone()));
+    let account =
+        |definition: &&'static Definition| Arc::new(Account::new(definition, collect_duration.clone()));
     probes.iter().map(account).collect()
 }

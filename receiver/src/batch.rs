@@ -13,16 +13,16 @@ use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::InstrumentationScope,
     metrics::v1::{
-        AggregationTemporality, Gauge, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
-        metric::Data, number_data_point,
+        AggregationTemporality, Gauge, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics,
+        Sum, metric::Data, number_data_point,
     },
 };
 
+use self::attributes::{Pair, key_value, key_values};
 pub use self::{
     logs::{Logs, Occurrence},
     series::{SERIES_LIMIT, Series},
 };
-use self::attributes::{Pair, key_value, key_values};
 use crate::pods::Entity;
 
 /// Attribute sets of one metric on one entity. The OpenTelemetry SDK's own default; what is beyond it goes
@@ -120,10 +120,11 @@ impl Emitter<'_, '_> {
 
     fn points(&mut self, metric: &'static Metric) -> &mut Points {
         let metrics = &mut self.batch.entities[self.slot].metrics;
-        let slot = metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric)).unwrap_or_else(|| {
-            metrics.push(Points { metric, points: Vec::new(), overflow: None });
-            metrics.len() - 1
-        });
+        let slot =
+            metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric)).unwrap_or_else(|| {
+                metrics.push(Points { metric, points: Vec::new(), overflow: None });
+                metrics.len() - 1
+            });
         &mut metrics[slot]
     }
 }
@@ -190,5 +191,77 @@ pub fn scope() -> InstrumentationScope {
         name: SCOPE_NAME.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jitterscope_semconv::{attribute as key, metric};
+
+    use super::*;
+    use crate::pods::EntityKind;
+
+    fn entity(key: u64, pending: bool) -> Arc<Entity> {
+        let pending_until = pending.then(|| Instant::now() + std::time::Duration::from_secs(60));
+        let resource = opentelemetry_proto::tonic::resource::v1::Resource::default();
+        Arc::new(Entity {
+            kind: EntityKind::Netns,
+            key,
+            pod: None,
+            name: key.to_string(),
+            resource,
+            pending_until,
+        })
+    }
+
+    fn sum(metric: &OtlpMetric) -> &Sum {
+        match &metric.data {
+            Some(Data::Sum(sum)) => sum,
+            other => panic!("a sum was expected: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn points_of_one_entity_are_grouped_by_metric_with_unit_and_kind_of_the_registry() {
+        let mut series = Series::default();
+        let mut batch = Batch::new(&mut series, 100);
+        for direction in ["receive", "transmit"] {
+            let attributes = [(&key::NETWORK_IO_DIRECTION, direction.into())];
+            batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &attributes, 7);
+        }
+        batch.entity(&entity(1, false), Some(50)).amount(&metric::TCP_CONNECTION_ESTABLISHED, &[], 3);
+        let request = batch.finish().expect("points were emitted");
+        let [resource] = request.resource_metrics.as_slice() else { panic!("one entity") };
+        let [segments, established] = resource.scope_metrics[0].metrics.as_slice() else {
+            panic!("two metrics")
+        };
+        assert_eq!((segments.unit.as_str(), sum(segments).is_monotonic), ("{segment}", true));
+        assert_eq!(sum(segments).data_points.len(), 2);
+        assert_eq!(sum(segments).data_points[0].start_time_unix_nano, 50);
+        assert!(!sum(established).is_monotonic);
+    }
+
+    #[test]
+    fn attribute_sets_past_the_limit_add_up_in_one_overflow_point() {
+        let mut series = Series::default();
+        let mut batch = Batch::new(&mut series, 100);
+        for number in 0..=ATTRIBUTE_SETS as i64 + 1 {
+            let attributes = [(&key::SOURCE_PORT, number.into())];
+            batch.entity(&entity(1, false), None).counter(&metric::TCP_SEGMENTS, &attributes, 5);
+        }
+        let request = batch.finish().expect("points were emitted");
+        let points = &sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points;
+        assert_eq!(points.len(), ATTRIBUTE_SETS + 1);
+        let last = points.last().expect("the overflow point");
+        assert_eq!(last.attributes[0].key, key::OTEL_METRIC_OVERFLOW.key);
+        assert_eq!(last.value, Some(number_data_point::Value::AsInt(10)));
+    }
+
+    #[test]
+    fn points_of_an_entity_whose_names_are_still_to_come_wait() {
+        let mut series = Series::default();
+        let mut batch = Batch::new(&mut series, 100);
+        batch.entity(&entity(1, true), None).counter(&metric::TCP_SEGMENTS, &[], 5);
+        assert!(batch.finish().is_none());
     }
 }

@@ -17,7 +17,8 @@ pub fn lacking(wanted: &[&'static str]) -> Vec<&'static str> {
         let number = NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
         number.is_some_and(|number| effective & 1 << number != 0)
     };
-    let covered = |name: &str| has(name) || (matches!(name, "CAP_BPF" | "CAP_PERFMON") && has("CAP_SYS_ADMIN"));
+    let covered =
+        |name: &str| has(name) || (matches!(name, "CAP_BPF" | "CAP_PERFMON") && has("CAP_SYS_ADMIN"));
     wanted.iter().copied().filter(|name| !covered(name)).collect()
 }
 

@@ -12,7 +12,9 @@ pub mod text;
 use std::sync::Arc;
 
 use jitterscope_semconv::value::{ProbeDropStage, Signal as SignalName};
-use opentelemetry_proto::tonic::collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest};
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+};
 
 pub use self::{
     outbox::{Outbox, OutboxHandle},

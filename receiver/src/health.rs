@@ -74,12 +74,16 @@ pub async fn serve(listener: TcpListener, health: Health) {
 
 impl Health {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key.starts_with("verbose")));
+        let verbose =
+            request.uri().query().is_some_and(|query| query.split('&').any(|key| key.starts_with("verbose")));
         let (status, body) = match request.uri().path() {
             "/livez" => (StatusCode::OK, json!({ "status": "ok" })),
             "/readyz" => (StatusCode::OK, json!({ "status": "ok" })),
             "/status" => (StatusCode::OK, self.status(verbose)),
-            _ => (StatusCode::NOT_FOUND, json!({ "error": "known paths: /livez /readyz /status /status?verbose" })),
+            _ => (
+                StatusCode::NOT_FOUND,
+                json!({ "error": "known paths: /livez /readyz /status /status?verbose" }),
+            ),
         };
         let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
         *response.status_mut() = status;
@@ -96,9 +100,10 @@ impl Health {
             "status_time": time(Clock::read().now()),
         });
         if verbose {
-            let probes = self.accounts.iter().map(|account| {
-                (account.definition.name.to_owned(), probe(&account.state.load()))
-            });
+            let probes = self
+                .accounts
+                .iter()
+                .map(|account| (account.definition.name.to_owned(), probe(&account.state.load())));
             let destinations = self.destinations.load();
             let exporters = destinations.iter().map(|account| (account.name.clone(), destination(account)));
             status["components"] = json!({

@@ -114,7 +114,7 @@ impl Node {
             pods: pods.clone(),
         };
         telemetry.observe(&observed);
-        let around = Surroundings { pods, outbox: Arc::clone(&outbox) };
+        let around = Surroundings { pods, outbox: Arc::clone(&outbox), ticks: true };
         let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around);
         let started = Clock::read().now();
         let background = vec![tokio::spawn(writer)];
@@ -165,7 +165,9 @@ impl Node {
                 };
                 self.health = Some(tokio::spawn(health::serve(listener, health)));
             }
-            Err(error) => warn!(%address, %error, "no health endpoint; set health.endpoint to a free address or off"),
+            Err(error) => {
+                warn!(%address, %error, "no health endpoint; set health.endpoint to a free address or off");
+            }
         }
     }
 
@@ -173,9 +175,15 @@ impl Node {
     ///
     /// # Errors
     /// Signals cannot be received.
-    pub async fn run(&mut self, sources: &Sources, watch: &mut Watch, duration: Option<Duration>) -> Result<(), Failure> {
+    pub async fn run(
+        &mut self,
+        sources: &Sources,
+        watch: &mut Watch,
+        duration: Option<Duration>,
+    ) -> Result<(), Failure> {
         let handler = |kind| signal(kind).map_err(|source| Failure::System { what: "signals", source });
-        let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
         let mut over = std::pin::pin!(sleep(duration.unwrap_or(Duration::MAX)));
         let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
         loop {
@@ -217,9 +225,11 @@ impl Node {
     }
 
     async fn take_over(&mut self, settings: Settings) -> Result<(), Failure> {
-        let moved = settings.export != self.settings.export || settings.events_text != self.settings.events_text;
+        let moved =
+            settings.export != self.settings.export || settings.events_text != self.settings.events_text;
         let destinations = moved.then(|| destinations::of(&settings, self.format)).transpose()?;
-        let fixed = settings.entities != self.settings.entities || settings.resource != self.settings.resource;
+        let fixed =
+            settings.entities != self.settings.entities || settings.resource != self.settings.resource;
         let health = settings.health != self.settings.health;
         self.settings = settings;
         if let Some(destinations) = destinations {

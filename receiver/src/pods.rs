@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
+mod address;
 mod cgroup;
-mod cookie;
 mod cri;
 mod entity;
+mod inside;
 mod instance;
 mod instances;
 mod named;
@@ -31,6 +32,7 @@ mod snapshot;
 mod tree;
 mod writer;
 
+pub use address::Address;
 pub use cri::CriState;
 pub use entity::{Entity, EntityKind};
 pub use origin::{Netns, Origin};

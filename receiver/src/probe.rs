@@ -8,6 +8,7 @@ mod udp;
 
 use std::{os::fd::BorrowedFd, path::Path};
 
+use jitterscope_ebpf::TooShort;
 use jitterscope_semconv::{Event, Metric};
 
 use crate::{
@@ -45,7 +46,10 @@ pub trait Probe: Send {
     }
 
     /// The next event of the ring; `None` when none waits.
-    fn next_event(&mut self, _clock: &Clock) -> Option<Occurrence> {
+    ///
+    /// # Errors
+    /// The record is not what the program writes.
+    fn next_event(&mut self, _clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
         None
     }
 
@@ -108,6 +112,8 @@ pub enum CollectError {
 pub struct Usage {
     /// Its maps.
     pub maps: Vec<jitterscope_ebpf::MapUsage>,
+    /// Entries in use of the maps that fill up, by name.
+    pub entries: Vec<(&'static str, u64)>,
     /// Its programs.
     pub programs: Vec<jitterscope_ebpf::ProgramStats>,
 }
@@ -115,7 +121,11 @@ pub struct Usage {
 impl Usage {
     /// What an attached object holds; empty where the kernel does not say.
     pub fn of(object: &jitterscope_ebpf::Loaded) -> Self {
-        Self { maps: object.maps().unwrap_or_default(), programs: object.programs().unwrap_or_default() }
+        Self {
+            maps: object.maps().unwrap_or_default(),
+            entries: Vec::new(),
+            programs: object.programs().unwrap_or_default(),
+        }
     }
 }
 

@@ -63,9 +63,11 @@ impl<'p> Round<'p> {
     /// Every namespace of the round.
     pub fn namespaces(&self) -> impl Iterator<Item = InNamespace<'_>> {
         let namespaces = self.pods.namespaces().iter();
-        namespaces
-            .zip(&self.tables)
-            .map(|(namespace, tables)| InNamespace { namespace, tables, parsers: self.parsers })
+        namespaces.zip(&self.tables).map(|(namespace, tables)| InNamespace {
+            namespace,
+            tables,
+            parsers: self.parsers,
+        })
     }
 
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the

@@ -10,6 +10,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, block_in_place},
+    time::Instant,
 };
 use tracing::{info, warn};
 
@@ -26,6 +27,8 @@ use crate::{
 const COMMANDS: usize = 8;
 /// Time between two tries of probes that something passing kept from running.
 pub const RETRY: Duration = Duration::from_secs(60);
+/// Far enough for a probe that does not tick.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The running probes.
 pub struct Supervisor {
@@ -114,7 +117,7 @@ impl Supervisor {
     async fn start(&mut self, account: &Arc<Account>, wanted: &ProbeSettings) -> Result<(), Skip> {
         match open(account.definition, wanted, self.btf.as_deref()) {
             Ok(probe) => {
-                let running = Running::new(probe, Arc::clone(account), wanted);
+                let running = Running::new(probe, Arc::clone(account), wanted, self.first());
                 self.place(account.definition, running).await?;
                 info!(probe = account.definition.name, "running");
                 self.running.insert(account.definition.name, wanted.clone());
@@ -132,6 +135,11 @@ impl Supervisor {
                 Err(skip)
             }
         }
+    }
+
+    /// When a probe that starts now is collected first.
+    fn first(&self) -> Instant {
+        if self.around.ticks { Instant::now() } else { Instant::now() + NEVER }
     }
 
     /// Gives a probe its task: the counters' common one, or one of its own.
@@ -155,7 +163,11 @@ impl Supervisor {
     }
 
     fn handle(&self, definition: &Definition) -> Option<&Handle> {
-        if definition.source == Source::Ebpf { self.tasks.get(definition.name) } else { self.counters.as_ref() }
+        if definition.source == Source::Ebpf {
+            self.tasks.get(definition.name)
+        } else {
+            self.counters.as_ref()
+        }
     }
 
     async fn tell(&self, definition: &Definition, command: Command) {
@@ -223,6 +235,10 @@ async fn send(commands: &mpsc::Sender<Command>, command: Command) {
 }
 
 /// Opens a probe; loading programs takes some time, which other tasks on this thread must not wait for.
-fn open(definition: &Definition, settings: &ProbeSettings, btf: Option<&std::path::Path>) -> Result<Box<dyn Probe>, Skip> {
+fn open(
+    definition: &Definition,
+    settings: &ProbeSettings,
+    btf: Option<&std::path::Path>,
+) -> Result<Box<dyn Probe>, Skip> {
     block_in_place(|| (definition.open)(&Opening { settings, btf }))
 }

@@ -11,7 +11,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use jitterscope_semconv::{SCHEMA_URL, SCOPE_NAME, attribute as key, metric};
-use opentelemetry::{InstrumentationScope, KeyValue, metrics::Histogram, metrics::Meter, metrics::MeterProvider};
+use opentelemetry::{
+    InstrumentationScope, KeyValue, metrics::Histogram, metrics::Meter, metrics::MeterProvider,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::{
     Resource,

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use jitterscope::pods::{
-    CriSetting, EntityKind, Namespace, Netns, NetnsSource, Origin, Pods, Settings, Snapshot, start,
+    Address, CriSetting, EntityKind, Namespace, Netns, NetnsSource, Origin, Pods, Settings, Snapshot, start,
 };
 
 const UID: &str = "5b1f0c7e-3d7a-4c59-8a52-6e0f9d1b2c33";
@@ -148,6 +148,31 @@ async fn a_named_namespace_has_its_name_and_needs_no_process() {
     let namespace = namespace(&pods.snapshot(), blue.inode());
     assert_eq!(namespace.entity.name, format!("netns/{}", blue.0));
     assert_eq!((namespace.source, namespace.started_unix_nano), (NetnsSource::Mount(blue.path()), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_lead_to_their_namespace_unless_two_have_them() {
+    if !is_root() {
+        return;
+    }
+    let pods = pods();
+    let (blue, green) = (Named::new("jitterscope-ba"), Named::new("jitterscope-ga"));
+    let ip = |arguments: &[&str]| assert!(Command::new("ip").args(arguments).status().unwrap().success());
+    for (netns, end, own) in [(&blue.0, "end0", "198.19.7.1/24"), (&green.0, "end1", "fd77:219::1/64")] {
+        ip(&["-n", netns, "link", "add", end, "type", "veth", "peer", "name", "other"]);
+        ip(&["-n", netns, "addr", "add", own, "dev", end]);
+        ip(&["-n", netns, "addr", "add", "198.19.8.1/24", "dev", end]);
+    }
+    ip(&["-n", &blue.0, "link", "set", "end0", "address", "0a:00:00:00:07:01"]);
+    pods.refreshed().await;
+    let addresses = pods.snapshot().addresses();
+    let owner = |address: Address| addresses.get(&address).map(|owner| owner.inode);
+    let ip = |text: &str| Address::Ip(text.parse().unwrap());
+    assert_eq!(owner(ip("198.19.7.1")), Some(blue.inode()));
+    assert_eq!(owner(Address::Mac([0x0a, 0, 0, 0, 7, 1])), Some(blue.inode()));
+    assert_eq!(owner(ip("fd77:219::1")), Some(green.inode()));
+    assert_eq!(owner(ip("198.19.8.1")), None);
+    assert_eq!(owner(ip("127.0.0.1")), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

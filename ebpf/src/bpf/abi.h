@@ -120,6 +120,7 @@ enum verdict {
 	VERDICT_LOSS = 0,
 	VERDICT_HARMLESS = 1,
 	VERDICT_HARMLESS_IF_MULTICAST = 2,
+	VERDICT_HARMLESS_IF_FIN = 3,
 };
 
 /* A kernel function's address range, end exclusive, and what its frees are. */

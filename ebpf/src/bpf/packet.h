@@ -6,6 +6,7 @@
 #include "kernel.h"
 
 #define EXTENSION_HEADERS 8
+#define TCP_FIN		  1
 
 struct ipv4_header {
 	u8 version_length, tos;
@@ -148,6 +149,16 @@ static __always_inline int has_ports(u8 protocol)
 	       protocol == 136;
 }
 
+/* The flag byte of a TCP header, 0 where there is none. */
+static __always_inline u8 tcp_flags(const struct packet *p)
+{
+	u8 flags = 0;
+
+	if (p->transport && p->protocol == IPPROTO_TCP && p->transport + 14 <= p->end)
+		bpf_probe_read_kernel(&flags, 1, p->transport + 13);
+	return flags;
+}
+
 static __always_inline void parse_transport(const struct packet *p, struct drop_event *e)
 {
 	u16 ports[2] = {};
@@ -157,8 +168,7 @@ static __always_inline void parse_transport(const struct packet *p, struct drop_
 	bpf_probe_read_kernel(ports, sizeof(ports), p->transport);
 	e->source_port = bpf_ntohs(ports[0]);
 	e->destination_port = bpf_ntohs(ports[1]);
-	if (p->protocol == IPPROTO_TCP && p->transport + 14 <= p->end)
-		bpf_probe_read_kernel(&e->tcp_flags, 1, p->transport + 13);
+	e->tcp_flags = tcp_flags(p);
 }
 
 #endif

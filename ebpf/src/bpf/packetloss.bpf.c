@@ -184,6 +184,8 @@ static __always_inline int freed(u64 *ctx)
 	parse(skb, &p);
 	if (verdict == VERDICT_HARMLESS_IF_MULTICAST && is_multicast(&p))
 		goto ignore;
+	if (verdict == VERDICT_HARMLESS_IF_FIN && tcp_flags(&p) & TCP_FIN)
+		goto ignore;
 	dropped(ctx, skb, rx_sk, &p, ctx[1], reason, DROP_SOURCE_KFREE_SKB);
 	return 0;
 ignore:

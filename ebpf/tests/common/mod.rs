@@ -126,8 +126,8 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new() -> Self {
         let network = Self { router: Namespace::new(), a: Namespace::new(), b: Namespace::new() };
-        network.connect(&network.a, "a", 1);
-        network.connect(&network.b, "b", 2);
+        network.connect(&network.a, "porta", 1);
+        network.connect(&network.b, "portb", 2);
         network.router.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         network
     }
@@ -135,7 +135,7 @@ impl Network {
     fn connect(&self, container: &Namespace, port: &str, net: u8) {
         let (r, c) = (&self.router.name, &container.name);
         sh(&format!(
-            "ip link add {port} netns {r} type veth peer name eth0 netns {c} && \
+            "ip link add name {port} netns {r} type veth peer name eth0 netns {c} && \
              ip -n {r} addr add 10.99.{net}.1/24 dev {port} && ip -n {r} addr add fd99:{net}::1/64 dev {port} nodad && \
              ip -n {c} addr add 10.99.{net}.2/24 dev eth0 && ip -n {c} addr add fd99:{net}::2/64 dev eth0 nodad && \
              ip -n {r} link set {port} up && ip -n {c} link set eth0 up && \

@@ -3,6 +3,7 @@
 //! left to do.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,11 +12,13 @@ use std::time::{Duration, Instant};
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Notes a pod's cgroup for the end, before the pod is made.
-pub(super) fn remember_cgroup(directory: &Path, uid: &str) -> std::io::Result<()> {
-    let pods = directory.join("pods");
-    fs::create_dir_all(&pods)?;
-    fs::write(pods.join(uid), "")
+/// File with the paths of all cgroups that were made.
+const CGROUPS: &str = "cgroups";
+
+/// Notes a cgroup that will hold containers, by its path in each hierarchy, before it is made.
+pub(super) fn remember_cgroup(directory: &Path, path: &str) -> std::io::Result<()> {
+    let mut list = fs::File::options().create(true).append(true).open(directory.join(CGROUPS))?;
+    writeln!(list, "{path}")
 }
 
 /// Ends and removes everything.
@@ -23,7 +26,7 @@ pub(super) fn all(containerd: &mut Child, directory: &Path, bridge: &str) {
     let _ = containerd.kill();
     let _ = containerd.wait();
     let sockets = shim_sockets(directory);
-    let groups = pod_cgroups(directory);
+    let groups = cgroups(directory);
     let processes: Vec<u32> = groups.iter().flat_map(|group| processes(group)).collect();
     let namespaces: Vec<u64> = processes.iter().filter_map(|pid| netns(*pid)).collect();
     shims(directory).into_iter().chain(processes).for_each(kill);
@@ -71,25 +74,26 @@ fn shim_sockets(directory: &Path) -> Vec<PathBuf> {
     addresses.filter_map(|address| address.strip_prefix("unix://").map(PathBuf::from)).collect()
 }
 
-/// The pods' cgroups in every hierarchy.
-fn pod_cgroups(directory: &Path) -> Vec<PathBuf> {
+/// The cgroups in every hierarchy.
+fn cgroups(directory: &Path) -> Vec<PathBuf> {
     let mut hierarchies = entries(Path::new("/sys/fs/cgroup"));
     hierarchies.push("/sys/fs/cgroup".into());
-    let pods = entries(&directory.join("pods"));
-    let uids: Vec<_> = pods.iter().filter_map(|pod| pod.file_name()?.to_str()).collect();
+    let paths = fs::read_to_string(directory.join(CGROUPS)).unwrap_or_default();
+    let below = |path: &str| path.trim_start_matches('/').to_owned();
     let groups = hierarchies
         .iter()
-        .flat_map(|hierarchy| uids.iter().map(|uid| hierarchy.join(format!("kubepods/besteffort/pod{uid}"))));
+        .flat_map(|hierarchy| paths.lines().map(|path| hierarchy.join(below(path))).collect::<Vec<_>>());
     groups.filter(|group| group.is_dir()).collect()
 }
 
-fn processes(pod: &Path) -> Vec<u32> {
-    let lists =
-        entries(pod).into_iter().filter_map(|group| fs::read_to_string(group.join("cgroup.procs")).ok());
+/// Processes in a group and in those right below it.
+fn processes(group: &Path) -> Vec<u32> {
+    let groups = entries(group).into_iter().chain([group.to_owned()]);
+    let lists = groups.filter_map(|group| fs::read_to_string(group.join("cgroup.procs")).ok());
     lists.flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
-/// Removes the pods' groups once they are empty, and those above them unless others use them.
+/// Removes the groups once they are empty, and those above them unless others use them.
 fn remove_cgroups(groups: &[PathBuf]) {
     let deadline = Instant::now() + PATIENCE;
     for group in groups {

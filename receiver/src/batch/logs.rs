@@ -59,7 +59,8 @@ impl Logs {
 
     /// The finished request.
     pub fn finish(self) -> ExportLogsServiceRequest {
-        let resource_logs = self.entities.into_iter().map(|(entity, records)| resource_logs(&entity, records)).collect();
+        let resource_logs =
+            self.entities.into_iter().map(|(entity, records)| resource_logs(&entity, records)).collect();
         ExportLogsServiceRequest { resource_logs }
     }
 }

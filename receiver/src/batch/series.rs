@@ -55,7 +55,14 @@ impl Series {
     /// Start time of a counter that now stands at `value`. `origin` is when the counter began at zero, where
     /// that is known; without it a new series starts at its first point. A counter that fell began anew
     /// between the last collection and this one.
-    pub fn start(&mut self, entity: u64, metric: &Metric, attributes: &[Pair<'_>], origin: Option<u64>, value: u64) -> u64 {
+    pub fn start(
+        &mut self,
+        entity: u64,
+        metric: &Metric,
+        attributes: &[Pair<'_>],
+        origin: Option<u64>,
+        value: u64,
+    ) -> u64 {
         let key = self.key(entity, metric, attributes);
         let first = origin.unwrap_or(self.now).min(self.now);
         if let Some(state) = self.known.get_mut(&key) {

@@ -95,19 +95,22 @@ fn path(signal: Signal) -> &'static str {
 
 fn accepted(signal: Signal, answer: Bytes) -> Result<Accepted, Status> {
     // An answer that cannot be read is no reason to send the data twice, but it is told.
-    let unreadable = |error: prost::DecodeError| Status::internal(format!("the answer cannot be decoded: {error}"));
+    let unreadable =
+        |error: prost::DecodeError| Status::internal(format!("the answer cannot be decoded: {error}"));
     let partial = match signal {
         Signal::Metrics => {
             let answer = ExportMetricsServiceResponse::decode(answer).map_err(unreadable)?;
             answer.partial_success.map(
-                |ExportMetricsPartialSuccess { rejected_data_points, error_message }| (rejected_data_points, error_message),
+                |ExportMetricsPartialSuccess { rejected_data_points, error_message }| {
+                    (rejected_data_points, error_message)
+                },
             )
         }
         Signal::Logs => {
             let answer = ExportLogsServiceResponse::decode(answer).map_err(unreadable)?;
-            answer.partial_success.map(
-                |ExportLogsPartialSuccess { rejected_log_records, error_message }| (rejected_log_records, error_message),
-            )
+            answer.partial_success.map(|ExportLogsPartialSuccess { rejected_log_records, error_message }| {
+                (rejected_log_records, error_message)
+            })
         }
     };
     let (rejected, message) = partial.unwrap_or_default();

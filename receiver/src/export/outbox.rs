@@ -46,7 +46,9 @@ impl Outbox {
         let delivery = Arc::new(delivery);
         for (at, destination) in self.destinations.iter().enumerate() {
             let sent = destination.try_send(Arc::clone(&delivery));
-            if at == 0 && let Err(TrySendError::Full(refused) | TrySendError::Closed(refused)) = sent {
+            if at == 0
+                && let Err(TrySendError::Full(refused) | TrySendError::Closed(refused)) = sent
+            {
                 refused.dropped(ProbeDropStage::Channel);
             }
         }

@@ -106,7 +106,8 @@ mod tests {
         assert!(queue.push(item(Signal::Logs, 60, 1)).is_empty());
         assert!(queue.push(item(Signal::Metrics, 60, 2)).is_empty());
         assert!(queue.push(item(Signal::Metrics, 40, 3)).is_empty());
-        let evicted: Vec<u64> = queue.push(item(Signal::Metrics, 80, 4)).iter().map(|item| item.request.items).collect();
+        let evicted: Vec<u64> =
+            queue.push(item(Signal::Metrics, 80, 4)).iter().map(|item| item.request.items).collect();
         assert_eq!(evicted, [2, 3]);
         let order: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|item| item.request.items).collect();
         assert_eq!(order, [1, 4]);

@@ -108,7 +108,8 @@ mod tests {
 
     fn details(seconds: i64) -> Vec<u8> {
         let info = RetryInfo { retry_delay: Some(ProtoDuration { seconds, nanos: 0 }) };
-        let any = Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value: info.encode_to_vec() };
+        let any =
+            Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value: info.encode_to_vec() };
         RpcStatus { details: vec![any] }.encode_to_vec()
     }
 

@@ -214,7 +214,8 @@ mod tests {
     use super::*;
 
     fn logs(entities: usize, records: usize) -> ExportLogsServiceRequest {
-        let record = |number| LogRecord { time_unix_nano: number, event_name: "x".repeat(50), ..LogRecord::default() };
+        let record =
+            |number| LogRecord { time_unix_nano: number, event_name: "x".repeat(50), ..LogRecord::default() };
         let scope = |entity: usize| ScopeLogs {
             log_records: (0..records).map(|at| record((entity * records + at) as u64)).collect(),
             ..ScopeLogs::default()

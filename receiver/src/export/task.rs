@@ -126,7 +126,8 @@ impl Exporters {
                 Sink::Otlp(_, limit) => limit as u64,
                 Sink::Text(_) | Sink::Json(_) => 0,
             };
-            let account = Arc::new(DestinationAccount { name: destination.name, capacity, ..Default::default() });
+            let account =
+                Arc::new(DestinationAccount { name: destination.name, capacity, ..Default::default() });
             exporters.accounts.push(Arc::clone(&account));
             let inbox = Inbox { receiver: outbox.open(), account, primary: at == 0 };
             exporters.tasks.push(tokio::spawn(run(destination.sink, inbox, exporters.deadline.subscribe())));
@@ -258,7 +259,15 @@ struct Sender {
 
 impl Sender {
     fn new(client: Client, limit: usize, inbox: Inbox, deadline: watch::Receiver<Option<Instant>>) -> Self {
-        Self { client, queue: Queue::new(limit), inbox, deadline, open: true, backoff: Backoff::default(), told: None }
+        Self {
+            client,
+            queue: Queue::new(limit),
+            inbox,
+            deadline,
+            open: true,
+            backoff: Backoff::default(),
+            told: None,
+        }
     }
 
     async fn run(mut self) {

@@ -95,16 +95,23 @@ fn entity_name(resource: Option<&Resource>) -> String {
         (Some(namespace), Some(name)) => Some(format!("{namespace}/{name}")),
         _ => get(&key::K8S_POD_UID).map(|uid| format!("pod/{uid}")),
     };
-    let netns = || get(&key::NETNS_NAME).or_else(|| get(&key::NETNS_INODE)).map(|name| format!("netns/{name}"));
+    let netns =
+        || get(&key::NETNS_NAME).or_else(|| get(&key::NETNS_INODE)).map(|name| format!("netns/{name}"));
     match pod() {
         Some(pod) => get(&key::K8S_CONTAINER_NAME).map_or(pod.clone(), |name| format!("{pod}/{name}")),
-        None => container().map(|id| format!("container/{id}")).or_else(netns).unwrap_or_else(|| "host".to_owned()),
+        None => container()
+            .map(|id| format!("container/{id}"))
+            .or_else(netns)
+            .unwrap_or_else(|| "host".to_owned()),
     }
 }
 
 /// The value of an attribute as text; empty when it is not there.
 fn attribute(attributes: &[KeyValue], key: &str) -> String {
-    let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|attribute| attribute.value.as_ref());
+    let value = attributes
+        .iter()
+        .find(|attribute| attribute.key == key)
+        .and_then(|attribute| attribute.value.as_ref());
     value.map(text_of).unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! `once`: one collection, printed.
 
-use std::{io::stdout, sync::Arc, time::Instant};
+use std::{io::stdout, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -9,7 +9,7 @@ use crate::{
     account::{State, accounts},
     config::Settings,
     export::{Exporters, Outbox, Sink, text::Text},
-    pods::{self, Pods},
+    pods,
     probe::{PROBES, task::Surroundings},
     supervisor::{Required, Supervisor},
     telemetry::Telemetry,
@@ -36,8 +36,8 @@ pub async fn once(mut settings: Settings, format: Format, only: &[String]) -> Re
     let (exporters, outbox) = Exporters::start(vec![output(sink)]);
     let outbox = Arc::new(ArcSwap::from_pointee(outbox));
     let accounts = accounts(PROBES, &telemetry.collect_duration());
-    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox) };
-    names(&pods).await;
+    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox), ticks: false };
+    pods.settled().await;
     let mut supervisor = Supervisor::new(Arc::clone(&accounts), around);
     let applied = supervisor.apply(&settings).await;
     // Ending a probe's task makes its last collection, which here is the only one that is waited for.
@@ -48,24 +48,13 @@ pub async fn once(mut settings: Settings, format: Format, only: &[String]) -> Re
     applied.map_err(refused)
 }
 
-/// Waits until the container runtime has told the names, or does not.
-async fn names(pods: &Pods) {
-    loop {
-        let snapshot = pods.snapshot();
-        let now = Instant::now();
-        let pending = |namespace: &pods::Namespace| namespace.entity.pending_until.is_some_and(|until| now < until);
-        if !snapshot.namespaces().iter().any(pending) {
-            return;
-        }
-        pods.refreshed().await;
-    }
-}
-
 /// Named probes that lack privileges are a matter of privileges when it is all of them.
 fn refused(required: Vec<Required>) -> Failure {
-    let privileges = required.iter().all(|required| matches!(required.skip, crate::probe::Skip::Privilege { .. }));
+    let privileges =
+        required.iter().all(|required| matches!(required.skip, crate::probe::Skip::Privilege { .. }));
     if privileges {
-        let lines: Vec<String> = required.iter().map(|required| format!("  {}: {}", required.name, required.skip)).collect();
+        let lines: Vec<String> =
+            required.iter().map(|required| format!("  {}: {}", required.name, required.skip)).collect();
         return Failure::Privileges(lines.join("\n"));
     }
     Failure::Required(required)
@@ -75,7 +64,10 @@ fn refused(required: Vec<Required>) -> Failure {
 pub fn can_run(settings: &Settings) -> Vec<(&'static str, State)> {
     let try_one = |definition: &&'static crate::probe::Definition| {
         let state = match settings.probes.get(definition.name) {
-            Some(own) => match (definition.open)(&crate::probe::Opening { settings: own, btf: settings.kernel.btf.as_deref() }) {
+            Some(own) => match (definition.open)(&crate::probe::Opening {
+                settings: own,
+                btf: settings.kernel.btf.as_deref(),
+            }) {
                 Ok(probe) => State::Running(probe.limitation()),
                 Err(skip) => State::Skipped(skip),
             },

@@ -3,8 +3,10 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::address::Address;
 use super::cgroup::{Owner, owner_of_process};
 use super::named::Mount;
 use super::origin::Netns;
@@ -20,6 +22,9 @@ const EXAMINED: usize = 64;
 
 /// For so long an unowned namespace's processes are asked for their cgroup again: runtimes move them after making them.
 const YOUNG: Duration = Duration::from_secs(10);
+
+/// Addresses of a running container hardly ever change; entering a namespace to read them takes some 50 µs.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
 /// A process that cannot be confused with a later one of the same id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +45,9 @@ pub(super) struct Instance {
     pub(super) started_unix_nano: Option<u64>,
     pub(super) first_seen: Instant,
     pub(super) mount: Option<Mount>,
+    /// Of its interfaces.
+    pub(super) addresses: Arc<[Address]>,
+    addresses_read: Option<Instant>,
     witnesses: Vec<Witness>,
     examined: HashSet<u32>,
 }
@@ -53,6 +61,8 @@ impl Instance {
             started_unix_nano: None,
             first_seen: now,
             mount: None,
+            addresses: Arc::default(),
+            addresses_read: None,
             witnesses: Vec::new(),
             examined: HashSet::new(),
         }
@@ -118,6 +128,19 @@ impl Instance {
             }
         }
         self.examined.retain(|pid| pids.contains(pid));
+    }
+
+    /// Whether its addresses should be read again: often while they are being assigned, seldom afterwards.
+    pub(super) fn wants_addresses(&self, now: Instant) -> bool {
+        let young = now.duration_since(self.first_seen) < YOUNG;
+        young || self.addresses_read.is_none_or(|read| now.duration_since(read) >= ADDRESSES_EVERY)
+    }
+
+    pub(super) fn take_addresses(&mut self, addresses: Vec<Address>, now: Instant) {
+        self.addresses_read = Some(now);
+        if *self.addresses != *addresses {
+            self.addresses = addresses.into();
+        }
     }
 
     /// A path that opens the namespace.

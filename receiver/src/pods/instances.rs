@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::cookie;
+use super::inside::{self, Visit};
 use super::instance::Instance;
 use super::named::Mount;
 use super::origin::Netns;
@@ -29,6 +29,11 @@ pub(super) struct Sighting<'a> {
 impl Sighting<'_> {
     fn inodes(&self) -> HashSet<u32> {
         self.pids.keys().chain(self.mounts.keys()).copied().filter(|inode| *inode != self.host).collect()
+    }
+
+    fn visit(&self, inode: u32) -> Visit {
+        let (pids, mount) = self.of(inode);
+        Visit { path: Instance::path(self.processes, pids, mount).unwrap_or_default(), inode }
     }
 
     fn of(&self, inode: u32) -> (&[u32], Option<&Mount>) {
@@ -67,8 +72,19 @@ impl Instances {
     pub(super) fn update(&mut self, seen: &Sighting<'_>) -> Changes {
         let inodes = seen.inodes();
         let mut changes = Changes { departed: self.remove_missing(&inodes), ..Changes::default() };
-        for id in self.look_up_doubtful(&inodes, seen) {
-            self.decide(id, seen, &mut changes);
+        let doubtful = self.doubtful(&inodes, seen);
+        let wanted: Vec<u32> =
+            inodes.into_iter().filter(|inode| self.is_worth_a_visit(*inode, &doubtful, seen)).collect();
+        let visits = wanted.iter().map(|inode| seen.visit(*inode)).collect();
+        for (inode, inside) in wanted.into_iter().zip(inside::look(visits)) {
+            if doubtful.contains(&inode) {
+                self.decide(Netns { inode, cookie: inside.cookie }, seen, &mut changes);
+            }
+            if let Some(instance) =
+                self.alive.get_mut(&inode).filter(|known| known.id.cookie == inside.cookie)
+            {
+                instance.take_addresses(inside.addresses, seen.now);
+            }
         }
         for instance in self.alive.values_mut() {
             let (pids, mount) = seen.of(instance.id.inode);
@@ -82,21 +98,20 @@ impl Instances {
         gone.iter().filter_map(|inode| self.alive.remove(inode)).collect()
     }
 
-    /// Identities of those namespaces that are new, or for which no process and no mount vouches any more.
-    fn look_up_doubtful(&mut self, inodes: &HashSet<u32>, seen: &Sighting<'_>) -> Vec<Netns> {
-        let mut doubtful = Vec::new();
-        for inode in inodes {
+    /// Namespaces that are new, or for which no process and no mount vouches any more.
+    fn doubtful(&mut self, inodes: &HashSet<u32>, seen: &Sighting<'_>) -> HashSet<u32> {
+        let mut is_doubtful = |inode: &u32| {
             let (pids, mount) = seen.of(*inode);
             let known = self.alive.get_mut(inode);
-            if known.is_some_and(|instance| instance.is_same(seen.processes, pids, mount)) {
-                continue;
-            }
-            let path = Instance::path(seen.processes, pids, mount).unwrap_or_default();
-            doubtful.push((path, *inode));
-        }
-        let ids: Vec<u32> = doubtful.iter().map(|(_, inode)| *inode).collect();
-        let cookies = cookie::look_up(doubtful);
-        ids.into_iter().zip(cookies).map(|(inode, cookie)| Netns { inode, cookie }).collect()
+            !known.is_some_and(|instance| instance.is_same(seen.processes, pids, mount))
+        };
+        inodes.iter().copied().filter(|inode| is_doubtful(inode)).collect()
+    }
+
+    /// Whether a namespace must be entered: to tell it from another one, or to read its addresses again.
+    fn is_worth_a_visit(&self, inode: u32, doubtful: &HashSet<u32>, seen: &Sighting<'_>) -> bool {
+        let due = |instance: &Instance| instance.wants_addresses(seen.now);
+        doubtful.contains(&inode) || self.alive.get(&inode).is_some_and(due)
     }
 
     /// Keeps the instance with this inode if it is proven to be the same one, else replaces it.

@@ -1,11 +1,13 @@
 //! One look at the whole node: processes, mounted namespaces and, when that can help, cgroups, made into a snapshot.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cri::{CriState, Demand, Told};
 use super::entity::{Entity, EntityKind};
+use super::inside::{self, Visit};
 use super::instance::{Instance, boot_unix_nanos};
 use super::instances::{Instances, Sighting};
 use super::named::Mounts;
@@ -15,7 +17,7 @@ use super::process::{Census, Processes};
 use super::registry::{Knowledge, Registry};
 use super::snapshot::{CgroupEntities, Counts, Gaps, Late, Namespace, NetnsSource, Snapshot};
 use super::tree::Tree;
-use super::{LATE, Settings, cookie, node};
+use super::{LATE, Settings, node};
 
 /// Most namespaces that are gone and still resolve. Beyond it the oldest go first.
 const MAX_LATE: usize = 10_000;
@@ -147,15 +149,25 @@ impl Scanner {
         let mut namespaces = vec![self.host.clone()];
         let mut excluded = HashSet::new();
         let settled = self.scans <= 1;
-        let mut entity = |instance| entity(&mut self.registry, instance, self.include_netns, settled, known);
+        let include_netns = self.include_netns;
+        let registry = RefCell::new(&mut self.registry);
+        let entity = |instance| entity(&mut registry.borrow_mut(), instance, include_netns, settled, known);
+        let further =
+            |instance| include_netns.then(|| registry.borrow_mut().netns(instance, settled)).flatten();
         // Made anew each time, for names can come after the end.
         let late = self
             .late
             .iter()
             .map(|(instance, _)| Late { id: instance.id, entity: entity(instance) })
             .collect();
-        for instance in self.instances.iter() {
-            match entity(instance) {
+        let mut instances: Vec<&Instance> = self.instances.iter().collect();
+        instances.sort_unstable_by_key(|one| (one.started_unix_nano.unwrap_or(u64::MAX), one.number));
+        let mut owners = HashSet::new();
+        for instance in instances {
+            // A pod has one network. A further namespace that one of its processes made has counters of its own,
+            // which would be the same series as the pod's: it is an entity by itself.
+            let owned = entity(instance).filter(|entity| owners.insert(entity.key));
+            match owned.or_else(|| further(instance)) {
                 Some(entity) => namespaces.extend(namespace(instance, entity)),
                 None => excluded.extend((!self.include_netns).then_some(instance.id.inode)),
             }
@@ -241,6 +253,7 @@ fn namespace(instance: &Instance, entity: Arc<Entity>) -> Option<Namespace> {
             .started_unix_nano
             .filter(|_| entity.kind != EntityKind::Netns || instance.mount.is_none()),
         entity,
+        addresses: instance.addresses.clone(),
         host: false,
     })
 }
@@ -248,13 +261,14 @@ fn namespace(instance: &Instance, entity: Arc<Entity>) -> Option<Namespace> {
 /// The host's namespace, see [`Processes::host`].
 fn host(processes: &Processes, node: &Arc<Entity>) -> Namespace {
     let (pid, inode) = processes.host().unwrap_or((1, 0));
-    let cookie = cookie::look_up(vec![(processes.file(pid, "ns/net"), inode)]);
+    let seen = inside::look(vec![Visit { path: processes.file(pid, "ns/net"), inode }]);
     Namespace {
-        id: Netns { inode, cookie: cookie.first().copied().unwrap_or_default() },
+        id: Netns { inode, cookie: seen.first().map_or(0, |inside| inside.cookie) },
         instance: 0,
         source: NetnsSource::Task(pid),
         entity: node.clone(),
         started_unix_nano: boot_unix_nanos(processes),
+        addresses: Arc::default(),
         host: true,
     }
 }

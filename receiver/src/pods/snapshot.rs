@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::address::Address;
 use super::cri::CriState;
 use super::entity::{Entity, EntityKind, unseen_netns};
 use super::origin::{Netns, Origin};
@@ -31,6 +32,9 @@ pub struct Namespace {
     pub entity: Arc<Entity>,
     /// Start of its first process, in nanoseconds since 1970; of the host's, boot. `None`: unknown.
     pub started_unix_nano: Option<u64>,
+    /// Addresses of its interfaces but loopback, as read within the last 30 s; of the host's none. Empty too where it
+    /// may not be entered.
+    pub addresses: Arc<[Address]>,
     /// Whether it is the host's.
     pub host: bool,
 }
@@ -109,6 +113,17 @@ impl Snapshot {
     /// All namespaces, the host's first.
     pub fn namespaces(&self) -> &[Namespace] {
         &self.namespaces
+    }
+
+    /// Whose an address is, for each that only one namespace has: isolated networks may use the same ones.
+    pub fn addresses(&self) -> HashMap<Address, Netns> {
+        let mut owners: HashMap<Address, Option<Netns>> = HashMap::new();
+        for namespace in &self.namespaces {
+            for address in namespace.addresses.iter() {
+                owners.entry(*address).and_modify(|owner| *owner = None).or_insert(Some(namespace.id));
+            }
+        }
+        owners.into_iter().filter_map(|(address, owner)| Some((address, owner?))).collect()
     }
 
     /// What could not be seen or kept.

@@ -4,10 +4,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use jitterscope_semconv::{
-    Attribute, Metric, attribute as key, metric,
-    value::NetworkIoDirection,
-};
+use jitterscope_semconv::{Attribute, Metric, attribute as key, metric, value::NetworkIoDirection};
 
 use super::{CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source};
 use crate::{
@@ -132,7 +129,7 @@ impl Netdev {
         let host = namespace.namespace.host;
         let wanted = move |interface: &&Interface| {
             let excluded = self.excluded.iter().any(|pattern| pattern.matches(&interface.name));
-            !excluded && !(host && self.peers.get(&interface.name) == Some(&true))
+            !(excluded || host && self.peers.get(&interface.name) == Some(&true))
         };
         namespace.interfaces().iter().filter(wanted)
     }
@@ -156,11 +153,19 @@ fn is_peer(name: &str) -> bool {
     let number = |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u32>().ok();
     let (Some(index), Some(link)) = (number("ifindex"), number("iflink")) else { return false };
     let lower = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("lower_");
-    link != 0 && link != index && !std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(lower)))
+    link != 0
+        && link != index
+        && !std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(lower)))
 }
 
 impl Metrics {
-    fn emit(&self, interface: &str, direction: NetworkIoDirection, counters: Direction, emit: &mut Emitter<'_, '_>) {
+    fn emit(
+        &self,
+        interface: &str,
+        direction: NetworkIoDirection,
+        counters: Direction,
+        emit: &mut Emitter<'_, '_>,
+    ) {
         let direction = (&key::NETWORK_IO_DIRECTION, direction.as_str().into());
         let named = [(&key::NETWORK_INTERFACE_NAME, interface.into()), direction];
         emit.counter(self.io, &named, counters.bytes);

@@ -6,6 +6,7 @@
 
 mod event;
 mod explain;
+mod neighbours;
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use jitterscope_ebpf::{
-    Kernel, Ring, Symbols,
+    Kernel, Ring, Symbols, TooShort,
     abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key},
     host_netns,
     packetloss::{self, LISTEN_OVERFLOWS, PacketLoss, Reasons},
@@ -26,7 +27,7 @@ use jitterscope_semconv::{
 };
 use tracing::debug;
 
-use self::event::Teller;
+use self::{event::Teller, neighbours::Neighbours};
 use super::{CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source, Usage};
 use crate::{
     account::KernelAccount,
@@ -59,11 +60,14 @@ struct Packetloss {
     program: PacketLoss,
     ring: Option<Ring>,
     teller: Teller,
+    neighbours: Neighbours,
     /// Nanoseconds since the epoch when counting began.
     attached: u64,
     limit: usize,
     /// What the programs had used when they were detached.
     detached: Option<Usage>,
+    /// How full the maps are, as of the last collection.
+    entries: Vec<(&'static str, u64)>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -73,16 +77,27 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         return Err(Skip::Privilege { capabilities: lacking.join(", "), reason });
     }
     let kernel = Kernel::read(opening.btf).map_err(|error| Skip::Missing(error.to_string()))?;
-    let host = host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
+    let host =
+        host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
     let options = packetloss::Options::new(host);
     let limit = options.drops as usize;
-    let mut program = PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
+    let mut program =
+        PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
     let attached = Clock::read().now();
     let failed = |error: jitterscope_ebpf::TableError| Skip::Temporary(error.to_string());
     configure(&program, opening.settings).map_err(failed)?;
     let ring = program.events();
     let teller = Teller::new(Symbols::default());
-    Ok(Box::new(Packetloss { program, ring, teller, attached, limit, detached: None }))
+    Ok(Box::new(Packetloss {
+        program,
+        ring,
+        teller,
+        neighbours: Neighbours::default(),
+        attached,
+        limit,
+        entries: Vec::new(),
+        detached: None,
+    }))
 }
 
 fn configure(program: &PacketLoss, settings: &ProbeSettings) -> Result<(), jitterscope_ebpf::TableError> {
@@ -107,6 +122,12 @@ impl Probe for Packetloss {
         if entries > self.limit / 2 {
             self.make_room(round)?;
         }
+        self.neighbours.update(&round.pods, &self.program.neighbours)?;
+        self.entries = vec![
+            ("drops", entries as u64),
+            ("limiters", self.program.limited()? as u64),
+            ("neighbours", self.neighbours.len() as u64),
+        ];
         Ok(())
     }
 
@@ -118,16 +139,20 @@ impl Probe for Packetloss {
         self.ring.as_ref().map(std::os::fd::AsFd::as_fd)
     }
 
-    fn next_event(&mut self, clock: &Clock) -> Option<Occurrence> {
-        let record: packetloss::Event = self.ring.as_mut()?.next()?;
-        Some(self.teller.occurrence(&record, self.program.reasons(), clock))
+    fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
+        let record = self.ring.as_mut()?.take::<packetloss::Event>()?;
+        Some(record.map(|record| self.teller.occurrence(&record, self.program.reasons(), clock)))
     }
 
     fn account(&self) -> KernelAccount {
         let account = self.program.account().map_err(|error| debug!(%error, "the account of packetloss"));
         account.map_or_else(
             |()| KernelAccount::default(),
-            |account| KernelAccount { seen: account.seen, suppressed: account.suppressed, lost: account.lost },
+            |account| KernelAccount {
+                seen: account.seen,
+                suppressed: account.suppressed,
+                lost: account.lost,
+            },
         )
     }
 
@@ -137,12 +162,14 @@ impl Probe for Packetloss {
     }
 
     fn usage(&self) -> Usage {
-        self.detached.clone().unwrap_or_else(|| Usage::of(self.program.loaded()))
+        let held = self.detached.clone().unwrap_or_else(|| Usage::of(self.program.loaded()));
+        Usage { entries: self.entries.clone(), ..held }
     }
 
     fn limitation(&self) -> Option<String> {
         let missing = self.program.loaded().missing();
-        let texts: Vec<String> = missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
+        let texts: Vec<String> =
+            missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
         (!texts.is_empty()).then(|| {
             format!("{}: SYNs refused by a full accept queue are in tcp.listen.drops only", texts.join(", "))
         })
@@ -185,8 +212,9 @@ impl Sums {
     fn add(&mut self, key: &drop_key, packets: u64, reasons: &Reasons, round: &Round<'_>) {
         // Namespaces that the settings leave out have no entity and no points.
         let Some(entity) = round.entity(&origin(key.netns, key.netns_cookie, key.cgroup)) else { return };
-        let what = What::of(key.into(), reasons);
-        let sum = self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
+        let what = What::of(&key.into(), reasons);
+        let sum =
+            self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
         sum.packets += packets;
     }
 }
@@ -233,7 +261,7 @@ raw_of!(drop_key);
 raw_of!(packetloss::Event);
 
 impl What {
-    fn of(key: Raw, reasons: &Reasons) -> Self {
+    fn of(key: &Raw, reasons: &Reasons) -> Self {
         Self {
             reason: reason_name(key.source, key.reason, reasons),
             subsystem: subsystem_name(key.reason, reasons),
@@ -295,7 +323,15 @@ fn family_name(family: u8) -> Option<NetworkType> {
 
 /// IP protocol numbers by the names that OpenTelemetry or IANA give them.
 fn transport_name(protocol: u8) -> String {
-    let names = [(1, "icmp"), (2, "igmp"), (6, "tcp"), (17, "udp"), (58, "ipv6-icmp"), (132, "sctp"), (136, "udplite")];
+    let names = [
+        (1, "icmp"),
+        (2, "igmp"),
+        (6, "tcp"),
+        (17, "udp"),
+        (58, "ipv6-icmp"),
+        (132, "sctp"),
+        (136, "udplite"),
+    ];
     let known = names.iter().find(|(number, _)| *number == protocol);
     known.map_or_else(|| protocol.to_string(), |(_, name)| (*name).to_owned())
 }

@@ -59,11 +59,16 @@ pub struct Running {
 }
 
 impl Running {
-    /// A probe that was just opened.
-    pub fn new(probe: Box<dyn Probe>, account: Arc<Account>, settings: &ProbeSettings) -> Self {
+    /// A probe that was just opened, to be collected for the first time at `first`.
+    pub fn new(
+        probe: Box<dyn Probe>,
+        account: Arc<Account>,
+        settings: &ProbeSettings,
+        first: Instant,
+    ) -> Self {
         let base = account.kernel_terms();
         account.state.store(Arc::new(State::Running(probe.limitation())));
-        Self { probe, account, base, every: settings.interval, next: Instant::now(), collections: 0 }
+        Self { probe, account, base, every: settings.interval, next: first, collections: 0 }
     }
 
     fn name(&self) -> &'static str {
@@ -116,6 +121,8 @@ pub struct Surroundings {
     pub pods: Pods,
     /// Where finished requests go.
     pub outbox: OutboxHandle,
+    /// Whether probes are collected at their interval, or only when they are told to and at their end.
+    pub ticks: bool,
 }
 
 /// A task before it runs.
@@ -133,7 +140,11 @@ impl Task {
     ///
     /// # Errors
     /// A ring cannot be watched.
-    pub fn new(probes: Vec<Running>, around: Surroundings, commands: Receiver<Command>) -> std::io::Result<Self> {
+    pub fn new(
+        probes: Vec<Running>,
+        around: Surroundings,
+        commands: Receiver<Command>,
+    ) -> std::io::Result<Self> {
         // The probe keeps its ring; a second descriptor of it is enough to wait on.
         let ring = probes.iter().find_map(|running| running.probe.events()).map(|fd| fd.try_clone_to_owned());
         let ring = ring.transpose()?.map(watch).transpose()?;
@@ -247,14 +258,28 @@ impl Task {
     }
 }
 
-#[expect(deprecated, reason = "its replacement is unsafe for types that change their descriptor; OwnedFd does not")]
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe for types that change their descriptor; OwnedFd does not"
+)]
 fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(ring, Interest::READABLE)
 }
 
 /// Events of one turn.
 fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
-    std::iter::from_fn(|| running.probe.next_event(clock)).take(RECORDS_PER_TURN).collect()
+    let mut occurrences = Vec::new();
+    for _ in 0..RECORDS_PER_TURN {
+        match running.probe.next_event(clock) {
+            None => break,
+            Some(Ok(occurrence)) => occurrences.push(occurrence),
+            Some(Err(error)) => {
+                running.account.add_dropped(ProbeDropStage::Undecodable, 1);
+                warn!(probe = running.name(), %error);
+            }
+        }
+    }
+    occurrences
 }
 
 /// Gives each event its entity, and new entities a moment to get their names. Events of namespaces that the
@@ -295,7 +320,7 @@ async fn readable(ring: Option<&AsyncFd<OwnedFd>>) {
             Ok(mut ready) => ready.clear_ready(),
             Err(error) => {
                 warn!(%error, "the ring cannot be watched");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         },
         None => std::future::pending().await,

@@ -46,7 +46,8 @@ impl Probe for Tcp {
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError> {
         for namespace in round.namespaces() {
             if let Some(snmp) = namespace.snmp() {
-                let mut emit = batch.entity(&namespace.namespace.entity, namespace.namespace.started_unix_nano);
+                let mut emit =
+                    batch.entity(&namespace.namespace.entity, namespace.namespace.started_unix_nano);
                 connections(snmp, &mut emit);
                 segments(snmp, &mut emit);
                 listen(&namespace, &mut emit);
@@ -58,8 +59,20 @@ impl Probe for Tcp {
 
 fn connections(snmp: &Counters, emit: &mut Emitter<'_, '_>) {
     let opened = |kind: TcpConnectionOpenKind| [(&key::TCP_CONNECTION_OPEN_KIND, kind.as_str().into())];
-    emit_from(snmp, "TcpActiveOpens", emit, &metric::TCP_CONNECTION_OPENS, &opened(TcpConnectionOpenKind::Active));
-    emit_from(snmp, "TcpPassiveOpens", emit, &metric::TCP_CONNECTION_OPENS, &opened(TcpConnectionOpenKind::Passive));
+    emit_from(
+        snmp,
+        "TcpActiveOpens",
+        emit,
+        &metric::TCP_CONNECTION_OPENS,
+        &opened(TcpConnectionOpenKind::Active),
+    );
+    emit_from(
+        snmp,
+        "TcpPassiveOpens",
+        emit,
+        &metric::TCP_CONNECTION_OPENS,
+        &opened(TcpConnectionOpenKind::Passive),
+    );
     emit_from(snmp, "TcpAttemptFails", emit, &metric::TCP_CONNECTION_ATTEMPT_FAILURES, &[]);
     emit_from(snmp, "TcpEstabResets", emit, &metric::TCP_CONNECTION_ESTABLISHED_RESETS, &[]);
     if let Some(established) = snmp.get("TcpCurrEstab") {
@@ -83,7 +96,7 @@ fn segments(snmp: &Counters, emit: &mut Emitter<'_, '_>) {
 }
 
 /// Requests and connections that a listening socket turned away. Every overflow is a drop too
-/// (net/ipv4/tcp_input.c, tcp_conn_request; tcp_ipv4.c, tcp_v4_syn_recv_sock): the rest is "other".
+/// (`net/ipv4/tcp_input.c`, `tcp_conn_request`; `tcp_ipv4.c`, `tcp_v4_syn_recv_sock`): the rest is "other".
 fn listen(namespace: &InNamespace<'_>, emit: &mut Emitter<'_, '_>) {
     let Some(netstat) = namespace.netstat() else { return };
     let counters = (netstat.get("TcpExtListenDrops"), netstat.get("TcpExtListenOverflows"));

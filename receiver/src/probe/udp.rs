@@ -49,7 +49,7 @@ const IPV6: [Group; 2] = [
 ];
 
 /// Errors that the kernel counts by reason. `InErrors` holds all of those on receive and others
-/// (net/ipv4/udp.c, __udp_queue_rcv_skb, udp_queue_rcv_one_skb).
+/// (`net/ipv4/udp.c`, `__udp_queue_rcv_skb`, `udp_queue_rcv_one_skb`).
 const REASONS: [(&str, UdpErrorReason); 5] = [
     ("NoPorts", UdpErrorReason::NoPort),
     ("RcvbufErrors", UdpErrorReason::ReceiveBuffer),

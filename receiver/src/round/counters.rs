@@ -56,7 +56,8 @@ impl Parser {
         let mut values = Vec::with_capacity(self.layout.names.len());
         let mut fits = true;
         for (group, name, number) in cells.clone() {
-            fits &= self.layout.names.get(values.len()).and_then(|known| known.strip_prefix(group)) == Some(name);
+            fits &=
+                self.layout.names.get(values.len()).and_then(|known| known.strip_prefix(group)) == Some(name);
             values.push(parse(number));
         }
         if !fits || values.len() != self.layout.names.len() {
@@ -78,16 +79,18 @@ impl Layout {
 fn paired(text: &str) -> impl Iterator<Item = (&str, &str, &str)> + Clone {
     let names = text.lines().step_by(2);
     let numbers = text.lines().skip(1).step_by(2);
-    names.zip(numbers).filter_map(|(names, numbers)| {
-        let (group, names) = names.split_once(':')?;
-        let (_, numbers) = numbers.split_once(':')?;
-        if varies(group) {
-            return None;
-        }
-        let cells = names.split_ascii_whitespace().zip(numbers.split_ascii_whitespace());
-        Some(cells.map(move |(name, number)| (group, name, number)))
-    })
-    .flatten()
+    names
+        .zip(numbers)
+        .filter_map(|(names, numbers)| {
+            let (group, names) = names.split_once(':')?;
+            let (_, numbers) = numbers.split_once(':')?;
+            if varies(group) {
+                return None;
+            }
+            let cells = names.split_ascii_whitespace().zip(numbers.split_ascii_whitespace());
+            Some(cells.map(move |(name, number)| (group, name, number)))
+        })
+        .flatten()
 }
 
 /// Whether a group or column is listed only in namespaces that have seen such a message: ICMP by type. These
@@ -131,7 +134,10 @@ mod tests {
         let mut parser = Parser::default();
         parser.paired(SNMP);
         let counters = parser.paired("Tcp: A B\nTcp: 1 2\n");
-        assert_eq!((counters.get("TcpA"), counters.get("TcpB"), counters.get("TcpActiveOpens")), (Some(1), Some(2), None));
+        assert_eq!(
+            (counters.get("TcpA"), counters.get("TcpB"), counters.get("TcpActiveOpens")),
+            (Some(1), Some(2), None)
+        );
     }
 
     #[test]

@@ -1,13 +1,7 @@
 //! Where a namespace's tables come from: `/proc/<pid>/net` of one of its tasks, without leaving the receiver's
 //! own namespace; for a namespace without a process, a short-lived thread that enters it.
 
-use std::{
-    cell::OnceCell,
-    fs::File,
-    io::Read,
-    os::fd::AsFd,
-    path::Path,
-};
+use std::{cell::OnceCell, fs::File, io::Read, os::fd::AsFd, path::Path};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -47,7 +41,12 @@ pub(super) struct Reader {
 impl Reader {
     /// The table's text, in `buffer` or in the reader; `None` when the namespace is gone or the kernel lacks
     /// the file.
-    pub(super) fn read<'b>(&'b self, namespace: &Namespace, table: Table, buffer: &'b mut String) -> Option<&'b str> {
+    pub(super) fn read<'b>(
+        &'b self,
+        namespace: &Namespace,
+        table: Table,
+        buffer: &'b mut String,
+    ) -> Option<&'b str> {
         match &namespace.source {
             NetnsSource::Task(pid) => {
                 let present = || namespace_of(*pid) == Some(namespace.id.inode);
@@ -81,11 +80,13 @@ fn read_into(buffer: &mut String, path: &str) -> Option<()> {
 fn visit(path: &Path) -> [Option<String>; Table::ALL.len()] {
     std::thread::scope(|scope| {
         let visitor = scope.spawn(|| {
-            let entered = File::open(path)
-                .is_ok_and(|target| move_into_link_name_space(target.as_fd(), Some(LinkNameSpaceType::Network)).is_ok());
+            let entered = File::open(path).is_ok_and(|target| {
+                move_into_link_name_space(target.as_fd(), Some(LinkNameSpaceType::Network)).is_ok()
+            });
             Table::ALL.map(|table| {
                 let mut text = String::new();
-                let read = entered.then(|| read_into(&mut text, &format!("/proc/thread-self/net/{}", table.file())));
+                let read =
+                    entered.then(|| read_into(&mut text, &format!("/proc/thread-self/net/{}", table.file())));
                 read.flatten().map(|()| text)
             })
         });

@@ -4,12 +4,9 @@ use std::sync::Arc;
 
 use jitterscope_semconv::{
     Attribute, Metric, attribute as key, metric,
-    value::{CpuMode, EntityKind as KindName, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
+    value::{CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
 };
-use opentelemetry::{
-    KeyValue, Value,
-    metrics::Meter,
-};
+use opentelemetry::{KeyValue, Value, metrics::Meter};
 
 use super::{Observed, process};
 use crate::{
@@ -45,18 +42,22 @@ fn signed(value: u64) -> i64 {
 }
 
 fn counter(meter: &Meter, metric: &'static Metric, read: impl Fn(U64<'_>) + Send + Sync + 'static) {
-    let builder = meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    let builder =
+        meter.u64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
     builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 fn seconds(meter: &Meter, metric: &'static Metric, read: impl Fn(F64<'_>) + Send + Sync + 'static) {
-    let builder = meter.f64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    let builder =
+        meter.f64_observable_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
     builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
 fn amount(meter: &Meter, metric: &'static Metric, read: impl Fn(I64<'_>) + Send + Sync + 'static) {
-    let builder =
-        meter.i64_observable_up_down_counter(metric.name).with_unit(metric.unit).with_description(metric.brief);
+    let builder = meter
+        .i64_observable_up_down_counter(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.brief);
     builder.with_callback(move |instrument| read(&mut |value, of| instrument.observe(value, of))).build();
 }
 
@@ -82,7 +83,9 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     });
     amount(meter, &metric::PROBE_STATE, states);
     let kernel = |metric, term: fn(&Account) -> u64| {
-        let read = each_probe(observed, move |to: U64<'_>, account, probe| has_events(account, || to(term(account), &[probe])));
+        let read = each_probe(observed, move |to: U64<'_>, account, probe| {
+            has_events(account, || to(term(account), &[probe]));
+        });
         counter(meter, metric, read);
     };
     kernel(&metric::PROBE_EVENTS_SEEN, |account| account.kernel_terms().seen);
@@ -140,6 +143,12 @@ fn probe_maps(meter: &Meter, observed: &Observed) {
         });
         amount(meter, metric, read);
     };
+    let entries = each_probe(observed, |to: I64<'_>, account, probe| {
+        for (map, entries) in &account.usage.load().entries {
+            to(signed(*entries), &[probe.clone(), of(&key::PROBE_MAP, *map)]);
+        }
+    });
+    amount(meter, &metric::PROBE_MAP_ENTRIES, entries);
     maps(&metric::PROBE_MAP_LIMIT, |map| Some(map.limit.into()));
     maps(&metric::PROBE_MAP_MEMORY, |map| Some(map.memory));
 }
@@ -148,14 +157,8 @@ fn entities(meter: &Meter, observed: &Observed) {
     let pods = observed.pods.clone();
     amount(meter, &metric::ENTITY_COUNT, move |to| {
         let snapshot = pods.snapshot();
-        let kinds = [
-            (KindName::Node, EntityKind::Node),
-            (KindName::Pod, EntityKind::Pod),
-            (KindName::Container, EntityKind::Container),
-            (KindName::Netns, EntityKind::Netns),
-        ];
-        for (name, kind) in kinds {
-            to(signed(snapshot.counts().of(kind) as u64), &[of(&key::ENTITY_KIND, name.as_str())]);
+        for kind in EntityKind::ALL {
+            to(signed(snapshot.counts().of(*kind) as u64), &[of(&key::ENTITY_KIND, kind.as_str())]);
         }
     });
     amount(meter, &metric::ENTITY_LIMIT, |to| to(pods::MAX_ENTITIES as i64, &[]));

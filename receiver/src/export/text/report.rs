@@ -67,7 +67,11 @@ impl Report {
             self.time = self.time.max(point.time_unix_nano);
             let labels = labels(&point.attributes);
             let value = value(point);
-            let shown = if rates { self.rate(entity, metric, &labels, point.time_unix_nano, value) } else { Some(value) };
+            let shown = if rates {
+                self.rate(entity, metric, &labels, point.time_unix_nano, value)
+            } else {
+                Some(value)
+            };
             match shown.filter(|shown| *shown != 0.0) {
                 Some(shown) => self.row(entity, metric, &labels, &amount(shown, &metric.unit, rates)),
                 None => self.unchanged += 1,
@@ -101,12 +105,11 @@ impl Report {
     /// Writes what was gathered and forgets it, and the series that were not seen for ten minutes.
     pub(super) fn write(&mut self, out: &mut dyn Write) -> io::Result<()> {
         let (rows, unchanged) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.unchanged));
-        self.pending = false;
-        let oldest = self.time.saturating_sub(600_000_000_000);
-        self.last.retain(|_, last| last.time >= oldest);
-        if rows.is_empty() {
+        if !std::mem::take(&mut self.pending) {
             return Ok(());
         }
+        let oldest = self.time.saturating_sub(600_000_000_000);
+        self.last.retain(|_, last| last.time >= oldest);
         writeln!(out, "── {} ─ {unchanged} rows of zero left out", time_of_day(self.time))?;
         for (entity, metrics) in rows {
             writeln!(out, "{entity}")?;
@@ -165,5 +168,48 @@ mod tests {
         assert_eq!(amount(1500.0, "{segment}", true), "1.5 k/s");
         assert_eq!(amount(0.25, "{segment}", true), "0.2/s");
         assert_eq!(amount(3.0, "{connection}", false), "3");
+    }
+
+    fn request(value: i64, seconds: u64) -> ExportMetricsServiceRequest {
+        use jitterscope_semconv::metric;
+        use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics, Sum};
+        let point = NumberDataPoint {
+            time_unix_nano: seconds * 1_000_000_000,
+            value: Some(number_data_point::Value::AsInt(value)),
+            ..NumberDataPoint::default()
+        };
+        let data = Data::Sum(Sum { data_points: vec![point], is_monotonic: true, ..Sum::default() });
+        let name = metric::TCP_SEGMENT_RESETS.name.to_owned();
+        let metrics = vec![Metric { name, data: Some(data), ..Metric::default() }];
+        let resource = ResourceMetrics {
+            resource: Some(Resource::default()),
+            scope_metrics: vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }],
+            ..ResourceMetrics::default()
+        };
+        ExportMetricsServiceRequest { resource_metrics: vec![resource] }
+    }
+
+    fn written(report: &mut Report) -> String {
+        let mut out = Vec::new();
+        report.write(&mut out).expect("a vector takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn counters_are_shown_as_rates_and_rows_of_zero_are_counted() {
+        let mut report = Report::default();
+        report.add(&request(10, 100));
+        assert!(written(&mut report).contains("1 rows of zero left out"));
+        report.add(&request(30, 104));
+        let text = written(&mut report);
+        assert!(text.contains("host\n  tcp.segment.resets                 5/s"), "{text}");
+        assert_eq!(written(&mut report), "");
+    }
+
+    #[test]
+    fn one_collection_is_shown_in_totals() {
+        let mut report = Report::totals();
+        report.add(&request(10, 100));
+        assert!(written(&mut report).contains("tcp.segment.resets                 10"));
     }
 }

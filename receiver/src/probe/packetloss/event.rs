@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use jitterscope_ebpf::{Symbols, packetloss::{Event, Reasons}};
+use jitterscope_ebpf::{
+    Symbols,
+    packetloss::{Event, Reasons},
+};
 use jitterscope_semconv::{attribute as key, event};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
@@ -29,7 +32,7 @@ impl Teller {
     }
 
     pub(super) fn occurrence(&mut self, record: &Event, reasons: &Reasons, clock: &Clock) -> Occurrence {
-        let what = What::of(record.into(), reasons);
+        let what = What::of(&record.into(), reasons);
         let packet = Packet::of(record);
         let mut attributes = key_values(&what.attributes());
         attributes.extend(packet.attributes(record));
@@ -83,7 +86,9 @@ impl Packet {
     }
 
     fn attributes(&self, record: &Event) -> Vec<KeyValue> {
-        let text = |key, address: Option<IpAddr>| address.map(|address| key_value(key, address.to_string().as_str()));
+        let text = |key, address: Option<IpAddr>| {
+            address.map(|address| key_value(key, address.to_string().as_str()))
+        };
         let mut attributes = Vec::new();
         attributes.extend(text(&key::SOURCE_ADDRESS, self.source));
         attributes.extend(text(&key::DESTINATION_ADDRESS, self.destination));
@@ -116,7 +121,8 @@ impl Packet {
             }
             _ => String::new(),
         };
-        let direction = what.direction.map(|direction| format!(" on {}", direction.as_str())).unwrap_or_default();
+        let direction =
+            what.direction.map(|direction| format!(" on {}", direction.as_str())).unwrap_or_default();
         let place = if self.interface.is_empty() { String::new() } else { format!(" at {}", self.interface) };
         let host = if what.host { " by the node" } else { "" };
         format!("{transport} packet{ends} dropped{direction}{place}{host}: {}", explain::reason(&what.reason))

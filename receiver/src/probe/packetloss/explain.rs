@@ -9,7 +9,10 @@ const MEANINGS: &[(&str, &str)] = &[
     ("SOCKET_BACKLOG", "the socket's backlog is full, the application reads too slowly"),
     ("SOCKET_FILTER", "a filter on the socket refused it"),
     ("PROTO_MEM", "the protocol's memory limit is reached (net.ipv4.tcp_mem, udp_mem)"),
-    ("TCP_LISTEN_OVERFLOW", "the listening socket's accept queue is full, the application accepts too slowly"),
+    (
+        "TCP_LISTEN_OVERFLOW",
+        "the listening socket's accept queue is full, the application accepts too slowly",
+    ),
     ("TCP_OLD_SEQUENCE", "the segment was received before"),
     ("TCP_OLD_DATA", "the data was received before"),
     ("TCP_OVERWINDOW", "the data is beyond the receive window"),

@@ -1,4 +1,5 @@
-//! Cookies of network namespaces: numbers that, unlike inodes, the kernel never hands out twice.
+//! What only shows inside a network namespace: its cookie, a number that, unlike its inode, the kernel never hands out twice,
+//! and the addresses of its interfaces.
 
 use std::fs::File;
 use std::io;
@@ -10,29 +11,49 @@ use std::path::{Path, PathBuf};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Looks up the cookies of the namespaces at these paths, if they still have these inodes. 0 where the kernel does not tell
-/// (before 5.14), where the namespace is gone, or without `CAP_SYS_ADMIN`, which entering a namespace needs.
+use super::address::{self, Address};
+
+/// A namespace to look into.
+pub(super) struct Visit {
+    /// A file that opens it.
+    pub(super) path: PathBuf,
+    /// What it must have for inode: another namespace can be behind the path by now.
+    pub(super) inode: u32,
+}
+
+/// What was seen inside.
+#[derive(Clone, Default)]
+pub(super) struct Inside {
+    /// 0: the kernel does not tell (before 5.14), or the namespace could not be entered.
+    pub(super) cookie: u64,
+    /// Of all interfaces but loopback.
+    pub(super) addresses: Vec<Address>,
+}
+
+/// Looks into each namespace. Nothing is seen where one is gone, or without `CAP_SYS_ADMIN`, which entering needs.
 ///
 /// A thread of its own enters one after the other, and ends: no other thread ever leaves its namespace, and none is kept
 /// alive.
-pub(super) fn look_up(namespaces: Vec<(PathBuf, u32)>) -> Vec<u64> {
-    let count = namespaces.len();
+pub(super) fn look(visits: Vec<Visit>) -> Vec<Inside> {
+    let count = visits.len();
     if count == 0 {
         return Vec::new();
     }
-    let visit = move || namespaces.iter().map(|(path, inode)| visit(path, *inode).unwrap_or(0)).collect();
-    let thread = std::thread::Builder::new().name("netns-cookies".to_owned()).spawn(visit);
-    thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| vec![0; count])
+    let all =
+        move || visits.iter().map(|visit| enter(&visit.path, visit.inode).unwrap_or_default()).collect();
+    let thread = std::thread::Builder::new().name("netns-visitor".to_owned()).spawn(all);
+    thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| vec![Inside::default(); count])
 }
 
-fn visit(path: &Path, inode: u32) -> io::Result<u64> {
+fn enter(path: &Path, inode: u32) -> io::Result<Inside> {
     let namespace = File::open(path)?;
     if namespace.metadata()?.ino() != u64::from(inode) {
         return Err(io::ErrorKind::NotFound.into());
     }
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
     let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
-    netns_cookie(socket.as_fd())
+    let cookie = netns_cookie(socket.as_fd()).unwrap_or_default();
+    Ok(Inside { cookie, addresses: address::of_this_thread().unwrap_or_default() })
 }
 
 /// `getsockopt(SO_NETNS_COOKIE)`: the cookie of the socket's network namespace, see `sk_getsockopt` in net/core/sock.c.
