@@ -123,6 +123,11 @@ impl PacketLoss {
         self.loaded.detach();
     }
 
+    /// Detaches the program; counters, account and events stay readable.
+    pub fn detach(&mut self) {
+        self.loaded.detach();
+    }
+
     /// Names of the reasons in keys and events.
     pub fn reasons(&self) -> &Reasons {
         &self.reasons

@@ -1,4 +1,13 @@
 //! Harness of the end-to-end tests: namespaces, processes, Collectors.
 
+pub mod collector;
 pub mod containerd;
+pub mod kernel;
+pub mod netns;
+pub mod network;
+pub mod poll;
+pub mod receiver;
+pub mod requirements;
+pub mod telemetry;
 pub mod tools;
+pub mod traffic;

@@ -64,10 +64,10 @@ struct Packetloss {
     /// Nanoseconds since the epoch when counting began.
     attached: u64,
     limit: usize,
-    /// What the programs had used when they were detached.
-    detached: Option<Usage>,
     /// How full the maps are, as of the last collection.
     entries: Vec<(&'static str, u64)>,
+    /// What the programs had used when they were detached.
+    detached: Option<Usage>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -161,9 +161,13 @@ impl Probe for Packetloss {
         self.program.detach();
     }
 
+    fn detach(&mut self) {
+        self.program.detach();
+    }
+
     fn usage(&self) -> Usage {
-        let held = self.detached.clone().unwrap_or_else(|| Usage::of(self.program.loaded()));
-        Usage { entries: self.entries.clone(), ..held }
+        let now = || Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) };
+        self.detached.clone().unwrap_or_else(now)
     }
 
     fn limitation(&self) -> Option<String> {

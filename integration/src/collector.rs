@@ -1,0 +1,110 @@
+//! The real Collector with `otel-config/file.yaml`: what it receives is in files.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::telemetry::Telemetry;
+use crate::{poll, tools};
+
+/// A Collector and what it has received. Dropping it kills it.
+#[derive(Debug)]
+pub struct Collector {
+    process: Option<Child>,
+    address: String,
+    directory: TempDir,
+}
+
+impl Collector {
+    /// Starts it on a free port of the loopback; `None` and a reason on standard error where it is not built, a failure in
+    /// continuous integration.
+    ///
+    /// # Errors
+    /// It does not listen in time.
+    pub fn start() -> Result<Option<Self>> {
+        if tools::path_or_skip("collector", "otelcol").is_none() {
+            return Ok(None);
+        }
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let mut collector = Self { process: None, address, directory: TempDir::new()? };
+        collector.resume()?;
+        Ok(Some(collector))
+    }
+
+    /// Starts it again, on the same port; what it received before stays.
+    ///
+    /// # Errors
+    /// It does not listen in time; its log is in the message.
+    pub fn resume(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
+        // The Collector begins its files anew, so each run has its own.
+        let run = self.directory.path().join(fs::read_dir(self.directory.path())?.count().to_string());
+        fs::create_dir(&run)?;
+        let mut process = Command::new(tools::path("collector", "otelcol")?)
+            .arg("--config")
+            .arg(tools::repository().join("otel-config/file.yaml"))
+            .env("OTLP_ENDPOINT", &self.address)
+            .env("OUTPUT_DIR", &run)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start the Collector")?;
+        let listening = poll::until("the Collector listens", || match process.try_wait() {
+            Ok(None) => TcpStream::connect(&self.address).is_ok().then_some(true),
+            _ => Some(false),
+        });
+        self.process = Some(process);
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        ensure!(listening?, "the Collector ended: {log}");
+        Ok(())
+    }
+
+    /// The endpoint for the receiver.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends it; it writes what it has.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        poll::until("the Collector ends", || process.try_wait().transpose())??;
+        Ok(())
+    }
+
+    /// Everything that it has received so far, in all its runs.
+    ///
+    /// # Errors
+    /// A line is no OTLP/JSON.
+    pub fn received(&self) -> Result<Telemetry> {
+        let mut telemetry = Telemetry::default();
+        let mut runs: Vec<_> = fs::read_dir(self.directory.path())?.flatten().map(|entry| entry.path()).collect();
+        runs.sort();
+        for run in runs.iter().filter(|path| path.is_dir()) {
+            for file in ["metrics.json", "logs.json"] {
+                telemetry.read(&run.join(file))?;
+            }
+        }
+        Ok(telemetry)
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            // It can only fail when it has ended already.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}

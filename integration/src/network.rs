@@ -1,0 +1,101 @@
+//! A node in miniature: a router that plays the host, and two containers behind it, each on a veth pair.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+
+use crate::netns::{Netns, connect};
+use crate::poll;
+
+/// The versions of the internet protocol; every test goes through both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The loopback address.
+    #[must_use]
+    pub fn loopback(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::LOCALHOST.into(),
+            Self::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// The unspecified address, to bind to.
+    #[must_use]
+    pub fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    /// The value of `network.type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    /// Host `host` of the network behind the router's port `net`: 1 is the router, 2 the container.
+    #[must_use]
+    pub fn address(self, net: u8, host: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 99, net, host).into(),
+            Self::V6 => Ipv6Addr::new(0xfd99, net.into(), 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+}
+
+/// The two containers and the router between them.
+#[derive(Debug)]
+pub struct Network {
+    /// Forwards; its devices are `port-a` and `port-b`.
+    pub router: Netns,
+    /// On network 1, device `eth0`.
+    pub a: Netns,
+    /// On network 2, device `eth0`.
+    pub b: Netns,
+}
+
+impl Network {
+    /// Makes it, with neighbours resolved.
+    ///
+    /// # Errors
+    /// No privilege, or a tool fails.
+    pub fn new() -> Result<Self> {
+        let network = Self { router: Netns::new("router")?, a: Netns::new("a")?, b: Netns::new("b")? };
+        network.router.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+        network.attach(&network.a, "port-a", 1)?;
+        network.attach(&network.b, "port-b", 2)?;
+        Ok(network)
+    }
+
+    fn attach(&self, container: &Netns, port: &str, net: u8) -> Result<()> {
+        connect((&self.router, port), (container, "eth0"))?;
+        for family in Family::BOTH {
+            let (length, flag) = if family == Family::V4 { (24, "") } else { (64, "nodad") };
+            let (router, own) = (family.address(net, 1), family.address(net, 2));
+            self.router.ip(&format!("addr add {router}/{length} dev {port} {flag}"))?;
+            container.ip(&format!("addr add {own}/{length} dev eth0 {flag}"))?;
+            container.ip(&format!("route add default via {router}"))?;
+        }
+        for family in Family::BOTH {
+            let router = family.address(net, 1);
+            // Also right after the link came up, when the kernel has no route for IPv6 yet.
+            let answered = || container.sh(&format!("ping -c 1 -W 1 {router}")).ok();
+            poll::until(&format!("{router} answers"), answered)?;
+        }
+        Ok(())
+    }
+}

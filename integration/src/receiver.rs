@@ -1,0 +1,175 @@
+//! The built receiver as a process of its own.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::netns::Netns;
+use crate::poll;
+use crate::telemetry::Telemetry;
+
+/// What every test says: collections every second, no port of its own, a log that can be parsed.
+const COMMON: [&str; 7] =
+    ["run", "--set", "interval=1s", "--set", "health.endpoint=off", "--set", "log.format=json"];
+
+/// A running receiver. Dropping it kills it.
+#[derive(Debug)]
+pub struct Receiver {
+    process: Child,
+    /// The receiver itself, which is a child of `process` when it has namespaces of its own.
+    pid: u32,
+    directory: TempDir,
+}
+
+/// The account of a probe, as the receiver reports it at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Everything that could have become an event.
+    pub seen: u64,
+    /// Taken by a destination.
+    pub exported: u64,
+    /// Rate limited.
+    pub suppressed: u64,
+    /// No room in the ring.
+    pub lost: u64,
+    /// Given up in user space.
+    pub dropped: u64,
+}
+
+impl Account {
+    /// What `seen` must be.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.exported + self.suppressed + self.lost + self.dropped
+    }
+}
+
+impl Receiver {
+    /// Starts it with these arguments beyond the common ones, and waits until its probes run.
+    ///
+    /// # Errors
+    /// It is not built, or ends at once; its log is in the message.
+    pub fn start(arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(COMMON).args(arguments);
+        Self::spawn(&mut command, false)
+    }
+
+    /// Starts it as on a node whose host is `host`: its first process and its root namespaces are the receiver's own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(host: &Netns, arguments: &[&str]) -> Result<Self> {
+        let mut command = host.command("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(binary()?);
+        command.args(COMMON).args(arguments);
+        Self::spawn(&mut command, true)
+    }
+
+    fn spawn(command: &mut Command, nested: bool) -> Result<Self> {
+        let directory = TempDir::new()?;
+        let file = |name: &str| File::create(directory.path().join(name));
+        command.stdin(Stdio::null()).stdout(file("stdout")?).stderr(file("stderr")?);
+        let process = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+        let mut receiver = Self { pid: process.id(), process, directory };
+        poll::until("the receiver runs", || match receiver.process.try_wait() {
+            Ok(None) => receiver.log().contains("\"probe\":\"netdev\"").then_some(Ok(())),
+            ended => Some(Err(ended)),
+        })?
+        .map_err(|ended| anyhow::anyhow!("the receiver ended: {ended:?}: {}", receiver.log()))?;
+        if nested {
+            receiver.pid = child_of(receiver.pid)?;
+        }
+        Ok(receiver)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its log so far: one JSON object a line.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// What it has printed so far, for a receiver with `--format json` and no destination.
+    ///
+    /// # Errors
+    /// A line is no OTLP/JSON.
+    pub fn printed(&self) -> Result<Telemetry> {
+        let mut telemetry = Telemetry::default();
+        telemetry.read(&self.directory.path().join("stdout"))?;
+        Ok(telemetry)
+    }
+
+    /// Tells it to end and waits for that: it makes a last collection and delivers what there is.
+    ///
+    /// # Errors
+    /// It does not end in time, or not with exit code 0.
+    pub fn stop(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        let status: ExitStatus = poll::until("the receiver ends", || self.process.try_wait().transpose())??;
+        ensure!(status.success(), "{status}: {}", self.log());
+        Ok(())
+    }
+
+    /// The account of a probe in the log of a receiver that has ended.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn account(&self, probe: &str) -> Result<Account> {
+        for line in self.log().lines() {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            let fields = &line["fields"];
+            if fields["message"] == "account" && fields["probe"] == probe {
+                let term = |name: &str| fields[name].as_u64().with_context(|| format!("no {name} in {fields}"));
+                return Ok(Account {
+                    seen: term("seen")?,
+                    exported: term("exported")?,
+                    suppressed: term("suppressed")?,
+                    lost: term("lost")?,
+                    dropped: term("dropped")?,
+                });
+            }
+        }
+        bail!("no account of {probe} in {}", self.log())
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Neither can fail but for a process that has ended already. Its namespace's first process ends with `unshare`.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// `$JITTERSCOPE_BIN`, or the program that was built beside the test.
+///
+/// # Errors
+/// It is not there: `cargo build -p jitterscope` makes it.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("JITTERSCOPE_BIN") {
+        return Ok(path.into());
+    }
+    // target/debug/deps/<test>
+    let test = std::env::current_exe()?;
+    let path = test.parent().and_then(Path::parent).context("no target directory")?.join("jitterscope");
+    ensure!(path.exists(), "{} is missing: run cargo build -p jitterscope", path.display());
+    Ok(path)
+}
+
+/// The only child of a process.
+fn child_of(pid: u32) -> Result<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    Ok(fs::read_to_string(&path)?.trim().parse().with_context(|| path)?)
+}

@@ -1,0 +1,173 @@
+//! What arrived: OTLP/JSON lines, of the Collector's file exporter or of the receiver's standard output, as points and
+//! records that a test can ask for.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+
+/// Attributes by key, each value as text; lists are joined by commas.
+pub type Attributes = BTreeMap<String, String>;
+
+/// Everything that arrived, in the order of arrival within each signal.
+#[derive(Clone, Debug, Default)]
+pub struct Telemetry {
+    /// Requests with points.
+    pub metrics: Vec<ExportMetricsServiceRequest>,
+    /// Requests with records.
+    pub logs: Vec<ExportLogsServiceRequest>,
+}
+
+/// One number that arrived.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Of whom.
+    pub resource: Attributes,
+    /// Its own attributes.
+    pub attributes: Attributes,
+    /// Nanoseconds since the epoch.
+    pub start: u64,
+    /// Nanoseconds since the epoch.
+    pub time: u64,
+    /// The value; integers are exact up to 2⁵³.
+    pub value: f64,
+}
+
+/// One event that arrived.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// Nanoseconds since the epoch.
+    pub time: u64,
+    /// Nanoseconds since the epoch.
+    pub observed: u64,
+    /// Its name.
+    pub event: String,
+    /// The sentence for people.
+    pub body: String,
+    /// Of whom.
+    pub resource: Attributes,
+    /// Its own attributes.
+    pub attributes: Attributes,
+}
+
+impl Telemetry {
+    /// Adds what is in a file. A last line without an end is still being written and is left out; no file is no telemetry.
+    ///
+    /// # Errors
+    /// A line is neither of the two kinds of request.
+    pub fn read(&mut self, path: &Path) -> Result<()> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            let context = || format!("{}: {line:.200}", path.display());
+            if line.starts_with("{\"resourceMetrics\"") {
+                self.metrics.push(serde_json::from_str(line).with_context(context)?);
+            } else {
+                self.logs.push(serde_json::from_str(line).with_context(context)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every metric with the resource that it is of.
+    pub fn metrics(&self) -> impl Iterator<Item = (&Resource, &Metric)> {
+        let resources = self.metrics.iter().flat_map(|request| &request.resource_metrics);
+        resources.flat_map(|of| {
+            let metrics = of.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+            metrics.filter_map(|metric| Some((of.resource.as_ref()?, metric)))
+        })
+    }
+
+    /// Every point of a metric, in order.
+    pub fn points(&self, name: &str) -> impl Iterator<Item = Point> {
+        let metrics = self.metrics().filter(move |(_, metric)| metric.name == name);
+        metrics.flat_map(|(resource, metric)| {
+            let of = attributes(&resource.attributes);
+            numbers(metric).iter().map(move |number| Point {
+                resource: of.clone(),
+                attributes: attributes(&number.attributes),
+                start: number.start_time_unix_nano,
+                time: number.time_unix_nano,
+                value: value(number),
+            })
+        })
+    }
+
+    /// The last point of each series of a metric.
+    #[must_use]
+    pub fn last(&self, name: &str) -> Vec<Point> {
+        let series = self.points(name).map(|point| ((point.resource.clone(), point.attributes.clone()), point));
+        series.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// The sum over the last points of the series that `wanted` takes.
+    pub fn total(&self, name: &str, wanted: impl Fn(&Point) -> bool) -> u64 {
+        let sum: f64 = self.last(name).iter().filter(|point| wanted(point)).map(|point| point.value).sum();
+        sum as u64
+    }
+
+    /// Every record.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
+        resources.flat_map(|of| {
+            let resource = of.resource.as_ref().map(|resource| attributes(&resource.attributes)).unwrap_or_default();
+            let records = of.scope_logs.iter().flat_map(|scope| &scope.log_records);
+            records.map(move |record| Record {
+                time: record.time_unix_nano,
+                observed: record.observed_time_unix_nano,
+                event: record.event_name.clone(),
+                body: text(record.body.as_ref()),
+                resource: resource.clone(),
+                attributes: attributes(&record.attributes),
+            })
+        })
+    }
+}
+
+/// Whether an attribute is there with this value.
+#[must_use]
+pub fn has(attributes: &Attributes, key: &str, value: &str) -> bool {
+    attributes.get(key).is_some_and(|found| found == value)
+}
+
+/// The points of a metric; none for a histogram.
+#[must_use]
+pub fn numbers(metric: &Metric) -> &[NumberDataPoint] {
+    match &metric.data {
+        Some(Data::Sum(sum)) => &sum.data_points,
+        Some(Data::Gauge(gauge)) => &gauge.data_points,
+        _ => &[],
+    }
+}
+
+fn value(point: &NumberDataPoint) -> f64 {
+    match point.value {
+        Some(number_data_point::Value::AsInt(value)) => value as f64,
+        Some(number_data_point::Value::AsDouble(value)) => value,
+        None => f64::NAN,
+    }
+}
+
+/// Attributes by key.
+#[must_use]
+pub fn attributes(list: &[KeyValue]) -> Attributes {
+    list.iter().map(|one| (one.key.clone(), text(one.value.as_ref()))).collect()
+}
+
+fn text(value: Option<&AnyValue>) -> String {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::BoolValue(truth)) => truth.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        Some(Value::ArrayValue(list)) => {
+            list.values.iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(",")
+        }
+        _ => String::new(),
+    }
+}
