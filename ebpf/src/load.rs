@@ -180,7 +180,7 @@ impl Object {
             .load(self.elf)
             .map_err(|source| LoadError::Object { object: self.name, source: Box::new(source) })?;
         let cpus = options.kernel.possible_cpus();
-        Ok(Loaded { name: self.name, ebpf, cpus, attachments: Vec::new(), missing: Vec::new(), ended: Vec::new() })
+        Ok(Loaded { name: self.name, ebpf, cpus, attachments: Vec::new(), missing: Vec::new() })
     }
 }
 
@@ -192,8 +192,6 @@ pub struct Loaded {
     cpus: usize,
     attachments: Vec<Attachment>,
     missing: Vec<Missing>,
-    /// Statistics of programs that have been detached.
-    ended: Vec<ProgramStats>,
 }
 
 impl Loaded {
@@ -248,24 +246,8 @@ impl Loaded {
         }
     }
 
-    /// Detaches the programs. The maps stay, with what was counted; programs that run on other CPUs at this moment end
-    /// within a few microseconds.
-    pub fn detach(&mut self) {
-        self.ended = self.programs().unwrap_or_default();
-        for attachment in std::mem::take(&mut self.attachments) {
-            if let Some(program) = self.ebpf.program_mut(&attachment.program) {
-                // It can only fail for a program that is not loaded.
-                let _ = unload(program);
-            }
-        }
-    }
-
-    /// Run count and time of each program, as of its end when it has been detached (zero unless [`crate::RunTimeStats`]
-    /// is on).
+    /// Run count and time of each attached program (zero unless [`crate::RunTimeStats`] is on).
     pub fn programs(&self) -> io::Result<Vec<ProgramStats>> {
-        if self.attachments.is_empty() {
-            return Ok(self.ended.clone());
-        }
         let stats = |a: &Attachment| {
             let program = self.ebpf.program(&a.program).ok_or(io::ErrorKind::NotFound)?;
             let fd = program.fd().map_err(io::Error::other)?;

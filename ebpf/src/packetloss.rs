@@ -123,11 +123,6 @@ impl PacketLoss {
         self.loaded.detach();
     }
 
-    /// Detaches the program; counters, account and events stay readable.
-    pub fn detach(&mut self) {
-        self.loaded.detach();
-    }
-
     /// Names of the reasons in keys and events.
     pub fn reasons(&self) -> &Reasons {
         &self.reasons

@@ -56,10 +56,6 @@ pub trait Probe: Send {
     /// Stops counting, so that the last collection and the last events add up; what was counted stays.
     fn detach(&mut self) {}
 
-    /// Stops watching: nothing is counted and no event comes any more, and what was counted can still be read. Only
-    /// so can a last collection and the last events come to the same balance.
-    fn detach(&mut self) {}
-
     /// What the kernel counted for the probe's account since it was attached.
     fn account(&self) -> KernelAccount {
         KernelAccount::default()

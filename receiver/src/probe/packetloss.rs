@@ -161,10 +161,6 @@ impl Probe for Packetloss {
         self.program.detach();
     }
 
-    fn detach(&mut self) {
-        self.program.detach();
-    }
-
     fn usage(&self) -> Usage {
         let now = || Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) };
         self.detached.clone().unwrap_or_else(now)

@@ -177,7 +177,6 @@ impl Task {
         sleep(TURN).await;
         self.drain().await;
         self.collect(true).await;
-        self.drain().await;
     }
 
     async fn apply(&mut self, command: Command) {
