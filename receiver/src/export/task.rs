@@ -163,7 +163,7 @@ async fn run(sink: Sink, inbox: Inbox, deadline: watch::Receiver<Option<Instant>
 
 async fn write_json(mut inbox: Inbox, mut out: Box<dyn Write + Send>) {
     while let Some(delivery) = inbox.receiver.recv().await {
-        if !inbox.written(&delivery, super::text::json_line(&mut out, &delivery.payload)) {
+        if !inbox.written(&delivery, &super::text::json_line(&mut out, &delivery.payload)) {
             return inbox.refuse();
         }
     }
@@ -180,7 +180,7 @@ async fn write_text(mut inbox: Inbox, mut text: Text) {
             None => Ok(inbox.receiver.recv().await),
         };
         let read = match &next {
-            Ok(Some(delivery)) => inbox.written(delivery, text.write(&delivery.payload)),
+            Ok(Some(delivery)) => inbox.written(delivery, &text.write(&delivery.payload)),
             _ => is_read(&text.flush()),
         };
         if !read {
@@ -206,15 +206,15 @@ fn is_read(result: &std::io::Result<()>) -> bool {
 
 impl Inbox {
     /// Counts what was written or not. False when nobody reads any more.
-    fn written(&self, delivery: &Delivery, result: std::io::Result<()>) -> bool {
-        match &result {
+    fn written(&self, delivery: &Delivery, result: &std::io::Result<()>) -> bool {
+        match result {
             Ok(()) => {
                 let (signal, items) = (delivery.payload.signal(), delivery.payload.items());
                 self.delivered(signal, delivery.account.as_deref(), items);
             }
             Err(_) => self.unwritten(delivery),
         }
-        is_read(&result)
+        is_read(result)
     }
 
     fn unwritten(&self, delivery: &Delivery) {
