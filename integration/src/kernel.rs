@@ -27,3 +27,65 @@ pub fn counter(netns: &Netns, name: &str) -> Result<u64> {
     let listed: serde_json::Value = serde_json::from_str(&listed)?;
     listed["kernel"][name].as_u64().with_context(|| format!("{} has no {name}: {listed}", netns.name()))
 }
+
+/// Counters of one direction of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direction {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Errors.
+    pub errors: u64,
+    /// Drops, with what a device missed on receive, as `/proc/net/dev` adds them up (`dev_seq_printf_stats`).
+    pub drops: u64,
+}
+
+/// A device of a namespace as `ip -s link` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Name.
+    pub name: String,
+    /// What came in.
+    pub receive: Direction,
+    /// What went out.
+    pub transmit: Direction,
+}
+
+/// The devices of a namespace, read inside by another process.
+///
+/// # Errors
+/// No `ip`, or the namespace is gone.
+pub fn devices(netns: &Netns) -> Result<Vec<Device>> {
+    let listed = run(netns.command("ip").args(["-s", "-j", "link"]))?;
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+    let direction = |stats: &serde_json::Value| -> Option<Direction> {
+        let number = |name: &str| stats[name].as_u64();
+        let drops = number("dropped")? + number("missed_errors").unwrap_or(0);
+        Some(Direction {
+            bytes: number("bytes")?,
+            packets: number("packets")?,
+            errors: number("errors")?,
+            drops,
+        })
+    };
+    let device = |link: &serde_json::Value| {
+        let name = link["ifname"].as_str()?.to_owned();
+        Some(Device {
+            name,
+            receive: direction(&link["stats64"]["rx"])?,
+            transmit: direction(&link["stats64"]["tx"])?,
+        })
+    };
+    listed.iter().map(|link| device(link).with_context(|| format!("no counters in {link}"))).collect()
+}
+
+/// The root queue of a device, as `tc -s` shows it: `drops` since it was made, `qlen` packets that wait.
+///
+/// # Errors
+/// The device has none.
+pub fn qdisc(netns: &Netns, device: &str) -> Result<serde_json::Value> {
+    let listed = run(netns.command("tc").args(["-s", "-j", "qdisc", "show", "dev", device]))?;
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
+    listed.into_iter().find(|qdisc| qdisc["root"] == true).with_context(|| format!("no queue at {device}"))
+}

@@ -2,9 +2,11 @@
 
 pub mod collector;
 pub mod containerd;
+pub mod faults;
 pub mod kernel;
 pub mod netns;
 pub mod network;
+pub mod packet;
 pub mod poll;
 pub mod receiver;
 pub mod requirements;

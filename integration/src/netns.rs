@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -81,19 +81,51 @@ impl Netns {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
     }
 
+    /// Drops what matches an nftables rule at a netfilter hook, for as long as the namespace lives.
+    ///
+    /// # Errors
+    /// No `nft`, or it does not understand the rule.
+    pub fn refuse(&self, hook: &str, rule: &str) -> Result<()> {
+        let chain = format!("add chain inet t c {{ type filter hook {hook} priority 0; }}");
+        for line in ["add table inet t", &chain, &format!("add rule inet t c {rule} drop")] {
+            run(self.command("nft").arg(line))?;
+        }
+        Ok(())
+    }
+
+    /// Lets pass again what [`Self::refuse`] drops.
+    ///
+    /// # Errors
+    /// Nothing was refused.
+    pub fn allow(&self) -> Result<()> {
+        run(self.command("nft").arg("delete table inet t")).map(drop)
+    }
+
     /// Runs `body` on a thread inside; sockets that it opens stay inside, wherever they go.
     ///
     /// # Errors
     /// The namespace cannot be entered, or `body` fails or panics.
     pub fn inside<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let file = fs::File::open(self.path()).with_context(|| format!("{} is gone", self.name))?;
-        let enter = || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            body()
-        };
-        std::thread::scope(|scope| scope.spawn(enter).join())
-            .map_err(|_| anyhow!("panicked inside {}", self.name))?
+        inside(&self.path(), body)
     }
+}
+
+/// Runs `body` on a thread inside the namespace of a process.
+///
+/// # Errors
+/// The process is gone, or `body` fails or panics.
+pub fn inside_of<T: Send>(pid: u32, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    inside(Path::new(&format!("/proc/{pid}/ns/net")), body)
+}
+
+fn inside<T: Send>(path: &Path, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = fs::File::open(path).with_context(|| format!("{} is gone", path.display()))?;
+    let enter = || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        body()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join())
+        .map_err(|_| anyhow!("panicked in {}", path.display()))?
 }
 
 impl Drop for Netns {

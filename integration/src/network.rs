@@ -82,7 +82,17 @@ impl Network {
     }
 
     fn attach(&self, container: &Netns, port: &str, net: u8) -> Result<()> {
-        connect((&self.router, port), (container, "eth0"))?;
+        let ends = [(&self.router, port), (container, "eth0")];
+        // Only the test's own packets are to travel: nobody asks for routers, and no neighbour is asked for again.
+        for (netns, _) in ends {
+            netns.sh("sysctl -qw net.ipv6.conf.default.router_solicitations=0")?;
+        }
+        connect(ends[0], ends[1])?;
+        for (netns, device) in ends {
+            for neighbours in [format!("net.ipv4.neigh.{device}"), format!("net.ipv6.neigh.{device}")] {
+                netns.sh(&format!("sysctl -qw {neighbours}.base_reachable_time_ms=3600000"))?;
+            }
+        }
         for family in Family::BOTH {
             let (length, flag) = if family == Family::V4 { (24, "") } else { (64, "nodad") };
             let (router, own) = (family.address(net, 1), family.address(net, 2));

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// Far more than anything takes here, also in an emulated machine beside a compiler.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Time between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Time between two looks; many of them read a file that grows.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks until there is an answer.
 ///

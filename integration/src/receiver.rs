@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::netns::Netns;
+use crate::netns::{Netns, run};
 use crate::poll;
 use crate::telemetry::Telemetry;
 
@@ -144,6 +144,18 @@ impl Receiver {
         }
         bail!("no account of {probe} in {}", self.log())
     }
+}
+
+/// What a probe of the built receiver cannot see on this kernel, as `jitterscope probes` tells; empty: nothing.
+///
+/// # Errors
+/// It cannot run at all, or there is no such probe.
+pub fn limitation(probe: &str) -> Result<String> {
+    let listed = run(Command::new(binary()?).args(["probes", "--format", "json"]))?;
+    let listed: Vec<Value> = serde_json::from_str(&listed)?;
+    let found = listed.iter().find(|one| one["name"] == probe).context("no such probe")?;
+    ensure!(found["can_run"] == true, "{found}");
+    Ok(found["limitation"].as_str().unwrap_or_default().to_owned())
 }
 
 impl Drop for Receiver {

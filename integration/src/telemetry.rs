@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use serde_json::Value as Json;
 
 /// Attributes by key, each value as text; lists are joined by commas.
 pub type Attributes = BTreeMap<String, String>;
@@ -65,10 +66,12 @@ impl Telemetry {
         let text = fs::read_to_string(path).unwrap_or_default();
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let context = || format!("{}: {line:.200}", path.display());
-            if line.starts_with("{\"resourceMetrics\"") {
-                self.metrics.push(serde_json::from_str(line).with_context(context)?);
+            let mut request: Json = serde_json::from_str(line).with_context(context)?;
+            complete(&mut request);
+            if request.get("resourceMetrics").is_some() {
+                self.metrics.push(serde_json::from_value(request).with_context(context)?);
             } else {
-                self.logs.push(serde_json::from_str(line).with_context(context)?);
+                self.logs.push(serde_json::from_value(request).with_context(context)?);
             }
         }
         Ok(())
@@ -128,6 +131,20 @@ impl Telemetry {
                 attributes: attributes(&record.attributes),
             })
         })
+    }
+}
+
+/// Adds the empty lists of entity references, which the Collector leaves out and the parser wants.
+fn complete(request: &mut Json) {
+    for of in ["resourceMetrics", "resourceLogs"] {
+        let resources = request.get_mut(of).and_then(Json::as_array_mut).into_iter().flatten();
+        let references =
+            resources.filter_map(|of| of.pointer_mut("/resource/entityRefs")?.as_array_mut()).flatten();
+        for reference in references.filter_map(Json::as_object_mut) {
+            for list in ["idKeys", "descriptionKeys"] {
+                reference.entry(list).or_insert_with(|| Json::Array(Vec::new()));
+            }
+        }
     }
 }
 

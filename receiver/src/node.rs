@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use jitterscope_semconv::value::ProbeDropStage;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
     time::{interval_at, sleep},
 };
@@ -79,6 +79,34 @@ impl Failure {
             Self::Required(_) => 69,
             Self::Privileges(_) => 77,
             Self::System { .. } => 1,
+        }
+    }
+}
+
+/// The signals that end a receiver in order.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// They cannot be received.
+    pub fn new() -> Result<Self, Failure> {
+        let handler = |kind| signal(kind).map_err(|source| Failure::System { what: "signals", source });
+        Ok(Self {
+            terminate: handler(SignalKind::terminate())?,
+            interrupt: handler(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns when one of them has come.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -172,18 +200,13 @@ impl Node {
     }
 
     /// Runs until a signal, the end of `duration` or the end of who reads its output, following changes of the configuration.
-    ///
-    /// # Errors
-    /// Signals cannot be received.
     pub async fn run(
         &mut self,
         sources: &Sources,
         watch: &mut Watch,
         duration: Option<Duration>,
-    ) -> Result<(), Failure> {
-        let handler = |kind| signal(kind).map_err(|source| Failure::System { what: "signals", source });
-        let (mut terminate, mut interrupt) =
-            (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        signals: &mut Signals,
+    ) {
         let mut over = std::pin::pin!(sleep(duration.unwrap_or(Duration::MAX)));
         let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
         loop {
@@ -192,14 +215,12 @@ impl Node {
             tokio::select! {
                 () = own => {}
                 () = outbox.closed() => break,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                () = signals.end() => break,
                 () = &mut over => break,
                 _ = retry.tick() => self.supervisor.retry(&self.settings).await,
                 change = watch.changed() => self.reload(sources, change).await,
             }
         }
-        Ok(())
     }
 
     /// Applies a changed configuration, or keeps the running one and says why.
@@ -317,13 +338,14 @@ fn identity(settings: &Settings) -> pods::Settings {
 /// # Errors
 /// Everything in [`Failure`].
 pub async fn run(sources: &Sources, format: Format, duration: Option<Duration>) -> Result<(), Failure> {
-    // Before the first load, so that no change in between is missed.
+    // Both before anything starts: no change is missed, and a signal while it starts ends it in order too.
+    let mut signals = Signals::new()?;
     let mut watch = Watch::new(sources.file.as_deref())
         .map_err(|source| Failure::System { what: "watching the configuration", source })?;
     let settings = sources.load(PROBES)?;
     crate::logging::apply(settings.log);
     let mut node = Node::start(settings, format).await?;
-    node.run(sources, &mut watch, duration).await?;
+    node.run(sources, &mut watch, duration, &mut signals).await;
     info!("ending");
     node.shutdown().await;
     Ok(())

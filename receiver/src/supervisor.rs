@@ -117,9 +117,10 @@ impl Supervisor {
     async fn start(&mut self, account: &Arc<Account>, wanted: &ProbeSettings) -> Result<(), Skip> {
         match open(account.definition, wanted, self.btf.as_deref()) {
             Ok(probe) => {
+                let limitation = probe.limitation();
                 let running = Running::new(probe, Arc::clone(account), wanted, self.first());
                 self.place(account.definition, running).await?;
-                info!(probe = account.definition.name, "running");
+                info!(probe = account.definition.name, limitation, "running");
                 self.running.insert(account.definition.name, wanted.clone());
                 Ok(())
             }

@@ -125,6 +125,8 @@ fn resource(own: &config::Resource) -> Resource {
         .with_schema_url([], SCHEMA_URL)
         .with_attribute(attribute(&key::SERVICE_INSTANCE_ID, process::instance_id()))
         .with_attribute(attribute(&key::SERVICE_VERSION, env!("CARGO_PKG_VERSION").to_owned()))
+        .with_attribute(KeyValue::new(key::PROCESS_PID.key, i64::from(std::process::id())))
+        .with_attributes(process::creation_time().map(|time| attribute(&key::PROCESS_CREATION_TIME, time)))
         .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
         .with_attributes(configured)
         .with_attribute(attribute(&key::SERVICE_NAME, name))

@@ -83,6 +83,9 @@ pub const HARMLESS: &[Harmless] = &[
     function("sk_stream_kill_queues", Only::Any, CLOSED),
     function("inet_csk_destroy_sock", Only::Any, CLOSED),
     function("inet_sock_destruct", Only::Any, CLOSED),
+    function("udp_destruct_common", Only::Any, CLOSED),
+    function("udp_destruct_sock", Only::Any, CLOSED),
+    function("udpv6_destruct_sock", Only::Any, CLOSED),
     function(
         "tcp_rcv_state_process",
         Only::Any,

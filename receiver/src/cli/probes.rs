@@ -10,17 +10,21 @@ use crate::probe::{Definition, Overhead, Source};
 pub struct State {
     /// Whether it can run here; else why not.
     pub can_run: Result<(), String>,
+    /// What it cannot see here although it runs.
+    pub limitation: Option<String>,
 }
 
 impl State {
     /// What opening the probe showed.
     #[must_use]
     pub fn of(state: &crate::account::State) -> Self {
+        use crate::account::State::{Running, Skipped};
         let can_run = match state {
-            crate::account::State::Skipped(skip) => Err(skip.to_string()),
+            Skipped(skip) => Err(skip.to_string()),
             _ => Ok(()),
         };
-        Self { can_run }
+        let limitation = if let Running(limitation) = state { limitation.clone() } else { None };
+        Self { can_run, limitation }
     }
 }
 
@@ -40,9 +44,10 @@ fn text(probes: &[(&Definition, State)]) -> String {
         format!("{name:<16} {source:<8} {overhead:<9} {default:<8} {here:<5} {note}\n")
     };
     let row = |(probe, state): &(&Definition, State)| {
-        let (here, reason) = match &state.can_run {
-            Ok(()) => ("yes", String::new()),
-            Err(reason) => ("no", format!(" (cannot run here: {reason})")),
+        let (here, reason) = match (&state.can_run, &state.limitation) {
+            (Ok(()), None) => ("yes", String::new()),
+            (Ok(()), Some(limitation)) => ("part", format!(" (here {limitation})")),
+            (Err(reason), _) => ("no", format!(" (cannot run here: {reason})")),
         };
         let note = format!("{}{reason}", probe.use_when);
         line([probe.name, source(probe), overhead(probe), switch(probe), here, &note])
@@ -66,6 +71,7 @@ fn object((probe, state): &(&Definition, State)) -> Value {
         "events": events,
         "can_run": state.can_run.is_ok(),
         "reason": state.can_run.as_ref().err(),
+        "limitation": state.limitation,
     })
 }
 
@@ -130,7 +136,10 @@ mod tests {
     };
 
     fn rows() -> Vec<(&'static Definition, State)> {
-        vec![(&TCP, State { can_run: Ok(()) }), (&TCP, State { can_run: Err("no BTF".into()) })]
+        vec![
+            (&TCP, State { can_run: Ok(()), limitation: None }),
+            (&TCP, State { can_run: Err("no BTF".into()), limitation: None }),
+        ]
     }
 
     #[test]
@@ -143,6 +152,15 @@ mod tests {
             ["tcp", "procfs", "low", "on", "yes"]
         );
         assert!(lines[2].contains(" no ") && lines[2].ends_with("(cannot run here: no BTF)"), "{text}");
+    }
+
+    #[test]
+    fn what_a_probe_cannot_see_here_is_told() {
+        let rows = [(&TCP, State { can_run: Ok(()), limitation: Some("without hook x".into()) })];
+        let text = table(TableFormat::Text, &rows);
+        assert!(text.contains(" part ") && text.trim_end().ends_with("(here without hook x)"), "{text}");
+        let value: Value = serde_json::from_str(&table(TableFormat::Json, &rows)).unwrap();
+        assert_eq!(value[0]["limitation"], "without hook x");
     }
 
     #[test]

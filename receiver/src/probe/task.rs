@@ -248,7 +248,7 @@ impl Task {
             if occurrences.is_empty() {
                 return;
             }
-            let logs = attribute(&self.around.pods, &account, occurrences, clock.now()).await;
+            let logs = attribute(&self.around.pods, &account, occurrences, Clock::read().now()).await;
             if logs.is_empty() {
                 continue;
             }
