@@ -20,6 +20,7 @@ test:
 
 bench:
 	integration/setup.sh test
+	cargo build --release --package jitterscope
 	cargo bench --package jitterscope-integration
 
 # The packet-loss tests on other kernels, in virtual machines.

@@ -103,8 +103,10 @@ impl Probe for Netdev {
             let metrics = metrics(namespace.namespace.entity.kind);
             self.learn_peers(&namespace);
             for interface in self.interfaces(&namespace) {
-                // An interface can be younger than its namespace, and its counters are its own: start unknown.
-                let mut emit = batch.entity(&namespace.namespace.entity, None);
+                // An interface that is younger than its namespace had counted nothing before: the namespace's start is
+                // right for it too. One that is made anew under its name counts less, and that is a new start.
+                let started = namespace.namespace.started_unix_nano;
+                let mut emit = batch.entity(&namespace.namespace.entity, started);
                 for (direction, counters) in [
                     (NetworkIoDirection::Receive, interface.receive),
                     (NetworkIoDirection::Transmit, interface.transmit),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -46,18 +46,27 @@ fn times(output: &str) -> Vec<u64> {
     points.iter().map(|point| point.point.time_unix_nano).collect()
 }
 
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_run_whose_reader_has_gone_ends_quietly() {
     let mut command = Command::new(BINARY);
     command.args(["run", "--format", "json", "--set=interval=200ms", QUIET]).stdout(Stdio::piped());
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let mut child = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut reader = BufReader::new(child.0.stdout.take().unwrap());
     reader.read_line(&mut String::new()).unwrap();
     drop(reader);
-    let pid = rustix::process::Pid::from_child(&child);
-    let status = until("the end", || child.try_wait().unwrap());
-    let stderr = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
-    assert_eq!(status.code(), Some(0), "{pid:?}: {stderr}");
+    let status = until("the end", || child.0.try_wait().unwrap());
+    let stderr = std::io::read_to_string(child.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.code(), Some(0), "{stderr}");
     assert!(!stderr.contains("panicked") && !stderr.contains("ERROR"), "{stderr}");
 }
 

@@ -1,0 +1,28 @@
+//! What the receiver costs, as ratios within one run where it can be: on a machine that others use too, a ratio means
+//! more than a number. `cargo bench --package jitterscope-integration` after `cargo build --release`.
+#![expect(clippy::print_stdout, reason = "the figures are the product")]
+
+mod collection;
+mod drops;
+mod footprint;
+mod process;
+mod sink;
+
+use anyhow::Result;
+use jitterscope_integration::requirements;
+
+fn main() -> Result<()> {
+    // Cargo passes --bench, and --test where it only wants to know that benchmarks build.
+    if std::env::args().any(|argument| argument == "--test") || !requirements::met(&["ip", "unshare"]) {
+        return Ok(());
+    }
+    footprint::run()?;
+    drops::run()?;
+    collection::run()
+}
+
+/// The middle one of some figures.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,87 @@
+//! The receiver as a process whose time and memory are read from `/proc` (proc(5)).
+
+use std::{
+    fs::{self, File},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use jitterscope_integration::{poll, receiver, telemetry::Telemetry};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::sink::Sink;
+
+/// A running receiver; killed with the value.
+pub(crate) struct Receiver {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Receiver {
+    /// Starts one that sends to a sink, or prints OTLP/JSON without one.
+    pub(crate) fn start(sink: Option<&Sink>, settings: &[&str]) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let mut command = Command::new(receiver::binary()?);
+        command.args(["run", "--format=json", "--set=health.endpoint=off"]);
+        command.args(settings.iter().map(|setting| format!("--set={setting}")));
+        command.args(sink.map(|sink| format!("--endpoint=http://{}", sink.address)));
+        let file = |name: &str| File::create(folder.path().join(name));
+        command.stdin(Stdio::null()).stdout(file("stdout")?).stderr(file("stderr")?);
+        Ok(Self { child: command.spawn()?, folder })
+    }
+
+    /// Waits until all probes run.
+    pub(crate) fn running(&self) -> Result<()> {
+        let log = || fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
+        poll::until("the receiver runs", || log().contains("probe=\"netdev\"").then_some(()))
+    }
+
+    /// Processor time in user and kernel mode so far.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        cpu(&self.child.id().to_string())
+    }
+
+    /// A row of `/proc/pid/status`, in KiB.
+    pub(crate) fn memory(&self, row: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(row)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.split_whitespace().next()).context("no such row")?;
+        Ok(number.parse()?)
+    }
+
+    /// What it has printed.
+    pub(crate) fn printed(&self) -> Result<Telemetry> {
+        let mut telemetry = Telemetry::default();
+        telemetry.read(&self.folder.path().join("stdout"))?;
+        Ok(telemetry)
+    }
+
+    /// Asks it to end, with its last collection, and waits.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        poll::until("the receiver ends", || self.child.try_wait().transpose())??;
+        Ok(())
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Processor time of a process, `self` for this one; in steps of a clock tick.
+pub(crate) fn cpu(process: &str) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The command name stands in parentheses and may hold blanks; user and kernel time are fields 14 and 15.
+    let (_, after) = stat.rsplit_once(") ").context("no command name")?;
+    let mut fields = after.split_whitespace().skip(11);
+    let mut ticks = || -> Result<u64> { Ok(fields.next().context("too few fields")?.parse()?) };
+    let ticks = ticks()? + ticks()?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
