@@ -193,7 +193,8 @@ fn cpus_that_race_for_events_together_get_no_more_than_rate_and_burst() {
     });
     let allowed = 10.0 + 20.0 * (start.elapsed().as_secs_f64() + 0.01);
     let inode = network.b.inode();
-    let records = std::iter::from_fn(|| ring.take::<Event>().and_then(Result::ok)).filter(|e| e.netns == inode).count();
+    let records =
+        std::iter::from_fn(|| ring.take::<Event>().and_then(Result::ok)).filter(|e| e.netns == inode).count();
     assert!(records >= 10 && records as f64 <= allowed, "{records} events, {allowed} allowed");
 }
 

@@ -59,7 +59,8 @@ fn measure(settings: &[&str]) -> Result<f64> {
     sleep(Duration::from_secs(3));
     let (began, before, bytes) = (Instant::now(), receiver.cpu()?, sink.bytes());
     sleep(WINDOW);
-    let (spent, intervals) = (receiver.cpu()? - before, began.elapsed().as_secs_f64() / INTERVAL.as_secs_f64());
+    let (spent, intervals) =
+        (receiver.cpu()? - before, began.elapsed().as_secs_f64() / INTERVAL.as_secs_f64());
     ensure!(settings[0] == "interval=1h" || sink.bytes() > bytes, "nothing was sent");
     Ok(spent.as_secs_f64() * 1e3 / intervals)
 }
@@ -87,7 +88,8 @@ fn split(interval: &str) -> Result<()> {
     sleep(Duration::from_secs(4));
     receiver.end()?;
     let printed = receiver.printed()?;
-    let durations = printed.metrics().filter(|(_, metric)| metric.name == "jitterscope.probe.collect.duration");
+    let durations =
+        printed.metrics().filter(|(_, metric)| metric.name == "jitterscope.probe.collect.duration");
     let Some((_, last)) = durations.last() else { return Ok(()) };
     let parts: Vec<String> = match &last.data {
         Some(Data::Histogram(histogram)) => histogram
@@ -121,7 +123,8 @@ struct Pod(Child);
 impl Pod {
     fn new() -> Result<Self> {
         let script = "ip link set lo up && ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip link set eth1 up && exec sleep 3600";
-        let child = Command::new("unshare").args(["--net", "sh", "-c", script]).stdin(Stdio::null()).spawn()?;
+        let child =
+            Command::new("unshare").args(["--net", "sh", "-c", script]).stdin(Stdio::null()).spawn()?;
         let pod = Self(child);
         let name = || fs::read_to_string(format!("/proc/{}/comm", pod.0.id())).unwrap_or_default();
         poll::until("a namespace", || (name() == "sleep\n").then_some(()))?;

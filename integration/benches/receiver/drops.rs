@@ -67,8 +67,14 @@ fn statistics(netns: &Netns) -> Result<()> {
     let printed = receiver.printed()?;
     for runs in printed.last("jitterscope.probe.program.runs") {
         let time = printed.last("jitterscope.probe.program.time");
-        let time = time.iter().find(|time| time.attributes == runs.attributes).map_or(f64::NAN, |time| time.value);
-        println!("program {:?}: {:.0} runs, {:.0} ns each", runs.attributes, runs.value, time * 1e9 / runs.value);
+        let time =
+            time.iter().find(|time| time.attributes == runs.attributes).map_or(f64::NAN, |time| time.value);
+        println!(
+            "program {:?}: {:.0} runs, {:.0} ns each",
+            runs.attributes,
+            runs.value,
+            time * 1e9 / runs.value
+        );
     }
     Ok(())
 }
