@@ -1,5 +1,6 @@
 //! What the receiver costs, as ratios within one run where it can be: on a machine that others use too, a ratio means
-//! more than a number. `cargo bench --package jitterscope-integration` after `cargo build --release`.
+//! more than a number. `cargo bench --package jitterscope-integration` after `cargo build --release`; names of parts
+//! after `--` run these alone.
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
 
 mod collection;
@@ -16,9 +17,11 @@ fn main() -> Result<()> {
     if std::env::args().any(|argument| argument == "--test") || !requirements::met(&["ip", "unshare"]) {
         return Ok(());
     }
-    footprint::run()?;
-    drops::run()?;
-    collection::run()
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let parts: [(&str, fn() -> Result<()>); 3] =
+        [("footprint", footprint::run), ("drops", drops::run), ("collection", collection::run)];
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
+    parts.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, run)| run())
 }
 
 /// The middle one of some figures.

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use crate::sink::Sink;
 
+/// In place of a setting: requests are not compressed. The destination of a flag has that from the environment.
+pub(crate) const UNCOMPRESSED: &str = "compression=none";
+
 /// A running receiver; killed with the value.
 pub(crate) struct Receiver {
     child: Child,
@@ -25,8 +28,11 @@ impl Receiver {
         let folder = TempDir::new()?;
         let mut command = Command::new(receiver::binary()?);
         command.args(["run", "--format=json", "--set=health.endpoint=off"]);
-        command.args(settings.iter().map(|setting| format!("--set={setting}")));
+        command.args(settings.iter().filter(|setting| **setting != UNCOMPRESSED).map(|setting| format!("--set={setting}")));
         command.args(sink.map(|sink| format!("--endpoint=http://{}", sink.address)));
+        if settings.contains(&UNCOMPRESSED) {
+            command.env("OTEL_EXPORTER_OTLP_COMPRESSION", "none");
+        }
         let file = |name: &str| File::create(folder.path().join(name));
         command.stdin(Stdio::null()).stdout(file("stdout")?).stderr(file("stderr")?);
         Ok(Self { child: command.spawn()?, folder })
