@@ -20,6 +20,10 @@ const SCAN_EVERY: Duration = Duration::from_secs(2);
 /// and are made only for origins that are really new.
 const SCAN_PAUSE: Duration = Duration::from_millis(100);
 
+/// Asks that come so soon after the first are answered by the same scan: the probes' tasks collect at the same instant,
+/// and a scan is a large part of what a collection costs.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// The writer's state and its ends of the channels.
 pub(super) struct Writer {
     pub(super) scanner: Scanner,
@@ -47,6 +51,7 @@ impl Writer {
                 changed = self.asked.changed() => if changed.is_err() { return },
                 Ok(()) = self.told.changed() => {}
             }
+            tokio::time::sleep(GATHER).await;
             let Some(writer) = self.scan().await else { return };
             self = writer;
             tokio::time::sleep(SCAN_PAUSE).await;
