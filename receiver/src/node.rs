@@ -249,15 +249,18 @@ impl Node {
         let moved =
             settings.export != self.settings.export || settings.events_text != self.settings.events_text;
         let destinations = moved.then(|| destinations::of(&settings, self.format)).transpose()?;
-        let fixed =
-            settings.entities != self.settings.entities || settings.resource != self.settings.resource;
+        let at_start =
+            |settings: &Settings| (settings.entities.clone(), settings.resource.clone(), settings.log);
+        let fixed = at_start(&settings) != at_start(&self.settings);
         let health = settings.health != self.settings.health;
         self.settings = settings;
         if let Some(destinations) = destinations {
             self.redirect(destinations);
         }
         if fixed {
-            warn!("entities take effect at the next start");
+            warn!(
+                "what changed of entities, log or the service's own attributes takes effect at the next start"
+            );
         }
         if health {
             self.serve_health().await;

@@ -12,13 +12,16 @@ mod sink;
 use anyhow::Result;
 use jitterscope_integration::requirements;
 
+/// Measures and prints one thing.
+type Part = fn() -> Result<()>;
+
 fn main() -> Result<()> {
     // Cargo passes --bench, and --test where it only wants to know that benchmarks build.
     if std::env::args().any(|argument| argument == "--test") || !requirements::met(&["ip", "unshare"]) {
         return Ok(());
     }
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, fn() -> Result<()>); 3] =
+    let parts: [(&str, Part); 3] =
         [("footprint", footprint::run), ("drops", drops::run), ("collection", collection::run)];
     let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
     parts.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, run)| run())

@@ -28,7 +28,12 @@ impl Receiver {
         let folder = TempDir::new()?;
         let mut command = Command::new(receiver::binary()?);
         command.args(["run", "--format=json", "--set=health.endpoint=off"]);
-        command.args(settings.iter().filter(|setting| **setting != UNCOMPRESSED).map(|setting| format!("--set={setting}")));
+        command.args(
+            settings
+                .iter()
+                .filter(|setting| **setting != UNCOMPRESSED)
+                .map(|setting| format!("--set={setting}")),
+        );
         command.args(sink.map(|sink| format!("--endpoint=http://{}", sink.address)));
         if settings.contains(&UNCOMPRESSED) {
             command.env("OTEL_EXPORTER_OTLP_COMPRESSION", "none");

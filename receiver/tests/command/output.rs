@@ -58,6 +58,7 @@ fn probes_as_json_have_the_keys_that_scripts_rely_on() {
                 "capabilities",
                 "default",
                 "events",
+                "limitation",
                 "metrics",
                 "name",
                 "overhead",
