@@ -212,7 +212,9 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     let mut ip = Command::new("nsenter");
     ip.args(["--target", &plain.pid.to_string(), "--net", "ip"]).args(device.split(' '));
     run(&mut ip).unwrap();
+    // A plain namespace's part, and its device too is its own.
     let netns = Netns::new("registry").unwrap();
+    netns.ip(device).unwrap();
     let socket = format!("entities.cri=unix://{}", containerd.socket().display());
     let mut receiver = Receiver::start(&[
         "--endpoint",
