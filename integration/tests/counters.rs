@@ -4,7 +4,7 @@
 
 use std::net::{TcpStream, UdpSocket};
 
-use jitterscope_integration::kernel::{counter, devices};
+use jitterscope_integration::kernel::{Device, counter, devices};
 use jitterscope_integration::netns::Netns;
 use jitterscope_integration::network::{Family, Network};
 use jitterscope_integration::receiver::Receiver;
@@ -71,9 +71,9 @@ fn check_established(telemetry: &Telemetry, netns: &Netns) -> usize {
     open
 }
 
-/// Each device's counters, loopback apart, as `ip -s -j link` shows them inside.
-fn check_devices(telemetry: &Telemetry, netns: &Netns) {
-    for device in devices(netns).unwrap() {
+/// Each device's counters, loopback apart, as `ip -s -j link` showed them inside before and after the collection.
+fn check_devices(telemetry: &Telemetry, netns: &Netns, devices: &[Device]) {
+    for device in devices {
         for (way, kernel) in [(IN, &device.receive), (OUT, &device.transmit)] {
             let attributes = [way, (&key::NETWORK_INTERFACE_NAME, device.name.as_str())];
             let told = |name| told(telemetry, netns, name, &attributes);
@@ -87,14 +87,14 @@ fn check_devices(telemetry: &Telemetry, netns: &Netns) {
 }
 
 /// What a receiver tells at its end. It is asked again when a device moved meanwhile: the kernel reports multicast groups
-/// (MLD) for some seconds after a device came up.
-fn last_collection(mut receiver: Receiver, namespaces: [&Netns; 3]) -> Telemetry {
+/// (MLD) for some seconds after a device came up. With it the devices of each namespace as they stood then.
+fn last_collection(mut receiver: Receiver, namespaces: [&Netns; 3]) -> (Telemetry, [Vec<Device>; 3]) {
     for _ in 0..20 {
         let before = namespaces.map(|netns| devices(netns).unwrap());
         receiver.stop().unwrap();
         let telemetry = receiver.printed().unwrap();
         if namespaces.map(|netns| devices(netns).unwrap()) == before {
-            return telemetry;
+            return (telemetry, before);
         }
         receiver = Receiver::start(&["--format", "json"]).unwrap();
     }
@@ -124,13 +124,13 @@ fn counters_of_three_namespaces_at_once_are_those_that_others_read_inside() {
     let open = network.a.inside(open).unwrap();
     assert_eq!(counter(&network.b, "TcpPassiveOpens").unwrap(), 203);
     assert_eq!(counter(&network.b, "Udp6NoPorts").unwrap(), 50);
-    let telemetry = last_collection(receiver, [&network.a, &network.b, &network.router]);
-    for netns in [&network.a, &network.b, &network.router] {
+    let namespaces = [&network.a, &network.b, &network.router];
+    let (telemetry, devices) = last_collection(receiver, namespaces);
+    for (netns, devices) in namespaces.into_iter().zip(&devices) {
         check_counters(&telemetry, netns);
-        check_devices(&telemetry, netns);
+        check_devices(&telemetry, netns, devices);
     }
-    let established =
-        [&network.a, &network.b, &network.router].map(|netns| check_established(&telemetry, netns));
+    let established = namespaces.map(|netns| check_established(&telemetry, netns));
     assert_eq!(established, [open.len(), open.len(), 0]);
 }
 
