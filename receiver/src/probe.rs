@@ -153,6 +153,13 @@ pub struct Definition {
     pub open: fn(&Opening<'_>) -> Result<Box<dyn Probe>, Skip>,
 }
 
+impl Definition {
+    /// Whether the probe waits for events, and so has a task of its own. All others share one, round by round.
+    pub fn has_own_task(&self) -> bool {
+        !self.events.is_empty()
+    }
+}
+
 /// Where a probe's numbers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {

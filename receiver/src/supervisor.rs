@@ -18,7 +18,7 @@ use crate::{
     account::{Account, Accounts, State},
     config::{ProbeSettings, Settings},
     probe::{
-        Definition, Opening, Probe, Skip, Source,
+        Definition, Opening, Probe, Skip,
         task::{Command, Running, Surroundings, Task},
     },
 };
@@ -34,9 +34,9 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct Supervisor {
     accounts: Accounts,
     around: Surroundings,
-    /// Every counter probe is in this one, so that each table is read once.
+    /// Every probe without events is in this one, so that each table is read once.
     counters: Option<Handle>,
-    /// One for each probe with programs in the kernel.
+    /// One for each probe with events.
     tasks: BTreeMap<&'static str, Handle>,
     running: BTreeMap<&'static str, ProbeSettings>,
     /// Probes that something passing keeps from running.
@@ -145,7 +145,7 @@ impl Supervisor {
 
     /// Gives a probe its task: the counters' common one, or one of its own.
     async fn place(&mut self, definition: &'static Definition, running: Running) -> Result<(), Skip> {
-        if definition.source == Source::Ebpf {
+        if definition.has_own_task() {
             let handle = self.spawn(running)?;
             self.tasks.insert(definition.name, handle);
         } else if let Some(counters) = &self.counters {
@@ -164,11 +164,7 @@ impl Supervisor {
     }
 
     fn handle(&self, definition: &Definition) -> Option<&Handle> {
-        if definition.source == Source::Ebpf {
-            self.tasks.get(definition.name)
-        } else {
-            self.counters.as_ref()
-        }
+        if definition.has_own_task() { self.tasks.get(definition.name) } else { self.counters.as_ref() }
     }
 
     async fn tell(&self, definition: &Definition, command: Command) {

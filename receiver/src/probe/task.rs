@@ -1,4 +1,4 @@
-//! The task of one eBPF probe, or of all counter probes together: collects at each tick, drains the ring when it is
+//! The task of one probe with events, or of all others together: collects at each tick, drains the ring when it is
 //! readable, takes commands in between. The end of its commands is its end, after a last collection.
 
 use std::{
