@@ -60,13 +60,15 @@ static __always_inline struct limiter *limiter_of(const struct limiter_key *key,
 static __always_inline int admit(const struct limiter_key *key, const struct settings *set, u64 now)
 {
 	struct limiter *l = limiter_of(key, now);
-	u64 refill, forfeited;
+	u64 elapsed, refill, forfeited;
 
 	if (!l)
 		return 0;
 	if (!l->since)
 		l->since = now;
-	refill = (now - l->since) / 1000 * set->rate / 1000000;
+	/* Another CPU may have begun the bucket after this one looked at the clock. */
+	elapsed = now > l->since ? now - l->since : 0;
+	refill = elapsed / 1000 * set->rate / 1000000;
 	forfeited = l->forfeited;
 	if (l->admitted + forfeited < refill) {
 		forfeited = refill - l->admitted;
