@@ -6,129 +6,20 @@
 #include "kernel.h"
 #include "abi.h"
 #include "account.h"
+#include "drop_event.h"
 #include "limit.h"
-#include "packet.h"
 #include "origin.h"
+#include "packet.h"
+#include "verdict.h"
 
 /* Arguments of the kfree_skb tracepoint: 2 (skb, location), 3 with a reason (5.17), 4 with rx_sk (6.11). */
 const volatile u32 arguments;
-/* SKB_DROP_REASON_NOT_SPECIFIED of this kernel; 0, which never occurs, where there are no reasons. */
-const volatile u32 reason_not_specified;
-/* An enum verdict for each core reason. */
-const volatile u8 verdicts[256];
-/* Functions that free what is no loss without saying why; sorted. */
-const volatile struct range harmless_ranges[HARMLESS_RANGES];
-const volatile u32 harmless_count;
-
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 8192);
 	__type(key, struct drop_key);
 	__type(value, u64);
 } drops SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 256 * 1024);
-} events SEC(".maps");
-
-static __always_inline u32 verdict_of_function(u64 location)
-{
-	u32 low = 0, high = harmless_count, i;
-
-	for (i = 0; i < 8 && low < high; i++) {
-		u32 middle = (low + high) / 2;
-
-		if (middle >= HARMLESS_RANGES)
-			break;
-		if (location < harmless_ranges[middle].start)
-			high = middle;
-		else if (location >= harmless_ranges[middle].end)
-			low = middle + 1;
-		else
-			return harmless_ranges[middle].verdict;
-	}
-	return VERDICT_LOSS;
-}
-
-static __always_inline u32 verdict_of(u32 reason, u64 location)
-{
-	u64 index = reason;
-
-	if (reason == reason_not_specified)
-		return verdict_of_function(location);
-	/* Hides from the compiler that index is the 32-bit reason, which it would check in place of index. */
-	asm volatile("" : "+r"(index));
-	return index < sizeof(verdicts) ? verdicts[index] : VERDICT_LOSS;
-}
-
-/* Unix and netlink sockets queue sk_buffs that are no packets; a capture's copy is no loss to the network. */
-static __always_inline int is_network(const struct packet *p, struct sock *rx_sk)
-{
-	struct sock *sk = rx_sk ?: p->sk;
-	u16 family;
-
-	if (!sk)
-		return 1;
-	family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	return family == AF_INET || family == AF_INET6 || (family == AF_PACKET && !rx_sk);
-}
-
-static __always_inline void fill_device(struct drop_event *e, const struct packet *p, const struct origin *o)
-{
-	struct net_device *dev = o->dev;
-
-	if (!dev && o->net)
-		dev = device_by_index(o->net, p->iif) ?: route_device(p);
-	e->ifindex = dev ? BPF_CORE_READ(dev, ifindex) : p->iif;
-	if (dev)
-		bpf_probe_read_kernel_str(e->interface, sizeof(e->interface), dev->name);
-}
-
-static __always_inline void fill_stack(void *ctx, struct drop_event *e, const struct settings *set)
-{
-	long bytes;
-
-	if (!set->stack)
-		return;
-	bytes = bpf_get_stack(ctx, e->stack, sizeof(e->stack), 0);
-	if (bytes > 0)
-		e->frames = bytes / sizeof(e->stack[0]);
-}
-
-static __always_inline void submit(void *ctx, const struct drop_key *k, const struct origin *o,
-				   const struct packet *p, u64 location, u64 now, const struct settings *set)
-{
-	struct drop_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	struct sock *sk = o->sk;
-
-	if (!e) {
-		account(lost);
-		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->time = now;
-	e->location = location;
-	e->netns_cookie = k->netns_cookie;
-	e->cgroup = k->cgroup;
-	if (sk)
-		e->socket_cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-	e->netns = k->netns;
-	e->reason = k->reason;
-	e->source = k->source;
-	e->length = p->length;
-	e->family = k->family;
-	e->protocol = k->protocol;
-	e->direction = k->direction;
-	e->host = k->host;
-	e->happened_in = net_inode(o->net);
-	parse_addresses(p, e->source_address, e->destination_address);
-	parse_transport(p, e);
-	fill_device(e, p, o);
-	fill_stack(ctx, e, set);
-	bpf_ringbuf_submit(e, 0);
-	account(submitted);
-}
 
 static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx_sk, u64 location, u32 reason,
 				    u32 source)
