@@ -18,10 +18,12 @@ pub enum Form {
     Fexit,
     /// Entry of a kernel function, by breakpoint or ftrace.
     Kprobe,
+    /// A walk over the kernel's objects, made on demand (5.8+, needs the kernel's own BTF).
+    Iter,
 }
 
 impl Form {
-    const ALL: [Self; 5] = [Self::TpBtf, Self::RawTp, Self::Fentry, Self::Fexit, Self::Kprobe];
+    const ALL: [Self; 6] = [Self::TpBtf, Self::RawTp, Self::Fentry, Self::Fexit, Self::Kprobe, Self::Iter];
 
     /// The prefix of the section name.
     pub fn name(self) -> &'static str {
@@ -31,12 +33,13 @@ impl Form {
             Self::Fentry => "fentry",
             Self::Fexit => "fexit",
             Self::Kprobe => "kprobe",
+            Self::Iter => "iter",
         }
     }
 
     /// True when the kernel finds the hook by a type id of its own BTF.
     pub(crate) fn needs_type(self) -> bool {
-        matches!(self, Self::TpBtf | Self::Fentry | Self::Fexit)
+        matches!(self, Self::TpBtf | Self::Fentry | Self::Fexit | Self::Iter)
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod btf;
+pub mod histogram;
 mod hook;
 mod kernel;
 mod load;

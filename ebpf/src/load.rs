@@ -1,11 +1,11 @@
 //! Loading an object and attaching its programs in the best form that the kernel accepts.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
-use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint};
+use aya::programs::{FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -244,6 +244,30 @@ impl Loaded {
         Ring::new(name, map)
     }
 
+    /// Lets the iterator program of `hook` (`task_file`, say) visit every object once, and returns when it has.
+    ///
+    /// # Errors
+    /// The object has no such program, or the kernel ends the pass early; the program has then seen a part.
+    pub fn iterate(&mut self, hook: &str) -> io::Result<()> {
+        let is_wanted = |a: &&Attachment| a.form == Form::Iter && a.hook == hook;
+        let name = &self.attachments.iter().find(is_wanted).ok_or(io::ErrorKind::NotFound)?.program;
+        let program = self.ebpf.program_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        let program: &mut Iter = program.try_into().map_err(io::Error::other)?;
+        let link = program.attach().and_then(|id| program.take_link(id)).map_err(io::Error::other)?;
+        let mut pass = link.into_file().map_err(io::Error::other)?;
+        // What programs write is of no interest. After a million silent objects the kernel returns EAGAIN, and the next
+        // read goes on (`MAX_ITER_OBJECTS`, kernel/bpf/bpf_iter.c).
+        let mut ignored = [0; 64];
+        loop {
+            match pass.read(&mut ignored) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Detaches the programs. The maps stay, with what was counted; programs that run on other CPUs at this moment end
     /// within a few microseconds.
     pub fn detach(&mut self) {
@@ -369,6 +393,11 @@ fn attach_program(program: &mut Program, form: Form, hook: &str, kernel: &Kernel
             program.load()?;
             program.attach(hook, 0).map(drop)?;
         }
+        Form::Iter => {
+            // Attached for each pass, see `Loaded::iterate`.
+            let program: &mut Iter = program.try_into()?;
+            program.load(hook, kernel.parsed()?)?;
+        }
     }
     Ok(())
 }
@@ -380,6 +409,7 @@ fn unload(program: &mut Program) -> Result<(), ProgramError> {
         Program::FEntry(p) => p.unload(),
         Program::FExit(p) => p.unload(),
         Program::KProbe(p) => p.unload(),
+        Program::Iter(p) => p.unload(),
         _ => Ok(()),
     }
 }

@@ -11,6 +11,8 @@
 #define STACK_DEPTH	24
 #define INTERFACE_NAME	16
 #define HARMLESS_RANGES 128
+/* A power of two, for the search in hist.h. */
+#define HISTOGRAM_BUCKETS 128
 
 /* From the charged entity's point of view. */
 enum direction {
@@ -38,6 +40,12 @@ struct account {
 	u64 lost;	/* events for which the ring had no room */
 	u64 overflow;	/* anomalies that found no room in the counter map */
 	u64 ignored;	/* calls of the hook that were classified as no anomaly */
+};
+
+/* A distribution of durations. Which durations a bucket holds is decided at load time (histogram.rs). */
+struct histogram {
+	u64 sum; /* ns */
+	u64 buckets[HISTOGRAM_BUCKETS];
 };
 
 /* One entry; user space may rewrite it while the probe runs. */
