@@ -4,30 +4,32 @@
 
 pub mod attributes;
 mod logs;
+mod points;
 mod series;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use jitterscope_semconv::{Instrument, Metric, SCHEMA_URL, SCOPE_NAME};
+use jitterscope_ebpf::{abi::histogram, histogram::Range};
+use jitterscope_semconv::{Metric, SCHEMA_URL, SCOPE_NAME};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::InstrumentationScope,
-    metrics::v1::{
-        AggregationTemporality, Gauge, Metric as OtlpMetric, NumberDataPoint, ResourceMetrics, ScopeMetrics,
-        Sum, metric::Data, number_data_point,
-    },
+    metrics::v1::{ResourceMetrics, ScopeMetrics, number_data_point::Value as Number},
 };
 
-use self::attributes::{Pair, key_value, key_values};
+use self::{
+    attributes::Pair,
+    points::{Points, Value},
+};
 pub use self::{
     logs::{Logs, Occurrence},
     series::{SERIES_LIMIT, Series},
 };
 use crate::pods::Entity;
-
-/// Attribute sets of one metric on one entity. The OpenTelemetry SDK's own default; what is beyond it goes
-/// into one point with `otel.metric.overflow`.
-const ATTRIBUTE_SETS: usize = 2000;
 
 /// The metrics of one collection.
 pub struct Batch<'a> {
@@ -40,12 +42,6 @@ pub struct Batch<'a> {
 struct EntityMetrics {
     entity: Arc<Entity>,
     metrics: Vec<Points>,
-}
-
-struct Points {
-    metric: &'static Metric,
-    points: Vec<NumberDataPoint>,
-    overflow: Option<i64>,
 }
 
 impl<'a> Batch<'a> {
@@ -94,35 +90,60 @@ pub struct Emitter<'b, 'a> {
 impl Emitter<'_, '_> {
     /// A counter's value as the kernel has it: cumulative, never negative.
     pub fn counter(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: u64) {
-        let entity = self.batch.entities[self.slot].entity.key;
-        let start = self.batch.series.start(entity, metric, attributes, self.started, value);
-        self.push(metric, attributes, start, value.cast_signed());
+        let start = self.start(metric, attributes, value);
+        self.push(metric, attributes, start, Number::AsInt(value.cast_signed()).into());
     }
 
-    /// A current amount or reading: it has no start.
+    /// Accumulated time as the kernel has it: cumulative, emitted in seconds.
+    pub fn time(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: Duration) {
+        let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        let start = self.start(metric, attributes, nanos);
+        self.push(metric, attributes, start, Number::AsDouble(value.as_secs_f64()).into());
+    }
+
+    /// A distribution of durations as the kernel has it: cumulative, of buckets that `range` tells, emitted in seconds.
+    pub fn histogram(
+        &mut self,
+        metric: &'static Metric,
+        attributes: &[Pair<'_>],
+        range: Range,
+        value: &histogram,
+    ) {
+        let start = self.start(metric, attributes, value.count());
+        self.push(metric, attributes, start, Value::Durations(range, Box::new(*value)));
+    }
+
+    /// A current amount: it has no start.
     pub fn amount(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: i64) {
         let start = self.started.unwrap_or(0);
-        self.push(metric, attributes, start, value);
+        self.push(metric, attributes, start, Number::AsInt(value).into());
     }
 
-    fn push(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], start: u64, value: i64) {
+    /// A current reading that is no whole number: it has no start.
+    pub fn reading(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: f64) {
+        let start = self.started.unwrap_or(0);
+        self.push(metric, attributes, start, Number::AsDouble(value).into());
+    }
+
+    /// When a cumulative series began. `value`: anything of it that never falls.
+    fn start(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: u64) -> u64 {
+        let entity = self.batch.entities[self.slot].entity.key;
+        self.batch.series.start(entity, metric, attributes, self.started, value)
+    }
+
+    fn push(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], start: u64, value: Value) {
         if self.pending {
             return;
         }
         let time = self.batch.now;
-        let target = self.points(metric);
-        if target.points.len() < ATTRIBUTE_SETS {
-            target.points.push(point(key_values(attributes), start, time, value));
-        } else {
-            target.overflow = Some(target.overflow.unwrap_or(0).wrapping_add(value));
-        }
+        self.points(metric).add(attributes, (start, time), value);
     }
 
     fn points(&mut self, metric: &'static Metric) -> &mut Points {
         let metrics = &mut self.batch.entities[self.slot].metrics;
         let slot =
             metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric)).unwrap_or_else(|| {
-                metrics.push(Points { metric, points: Vec::new(), overflow: None });
+                metrics.push(Points::new(metric));
                 metrics.len() - 1
             });
         &mut metrics[slot]
@@ -143,48 +164,6 @@ impl EntityMetrics {
     }
 }
 
-impl Points {
-    fn finish(mut self, now: u64) -> OtlpMetric {
-        if let Some(value) = self.overflow {
-            let overflow = key_value(&jitterscope_semconv::attribute::OTEL_METRIC_OVERFLOW, true);
-            self.points.push(point(vec![overflow], now, now, value));
-        }
-        OtlpMetric {
-            name: self.metric.name.to_owned(),
-            description: self.metric.brief.to_owned(),
-            unit: self.metric.unit.to_owned(),
-            metadata: Vec::new(),
-            data: Some(data(self.metric.instrument, self.points)),
-        }
-    }
-}
-
-fn data(instrument: Instrument, data_points: Vec<NumberDataPoint>) -> Data {
-    match instrument {
-        Instrument::Gauge => Data::Gauge(Gauge { data_points }),
-        Instrument::Counter | Instrument::UpDownCounter | Instrument::Histogram => Data::Sum(Sum {
-            data_points,
-            aggregation_temporality: AggregationTemporality::Cumulative.into(),
-            is_monotonic: matches!(instrument, Instrument::Counter),
-        }),
-    }
-}
-
-fn point(
-    attributes: Vec<opentelemetry_proto::tonic::common::v1::KeyValue>,
-    start: u64,
-    time: u64,
-    value: i64,
-) -> NumberDataPoint {
-    NumberDataPoint {
-        attributes,
-        start_time_unix_nano: start,
-        time_unix_nano: time,
-        value: Some(number_data_point::Value::AsInt(value)),
-        ..NumberDataPoint::default()
-    }
-}
-
 /// The instrumentation scope of everything that the receiver sends.
 pub fn scope() -> InstrumentationScope {
     InstrumentationScope {
@@ -197,12 +176,13 @@ pub fn scope() -> InstrumentationScope {
 #[cfg(test)]
 mod tests {
     use jitterscope_semconv::{attribute as key, metric};
+    use opentelemetry_proto::tonic::metrics::v1::{Metric as OtlpMetric, Sum, metric::Data};
 
-    use super::*;
+    use super::{points::ATTRIBUTE_SETS, *};
     use crate::pods::EntityKind;
 
     fn entity(key: u64, pending: bool) -> Arc<Entity> {
-        let pending_until = pending.then(|| Instant::now() + std::time::Duration::from_secs(60));
+        let pending_until = pending.then(|| Instant::now() + Duration::from_secs(60));
         let resource = opentelemetry_proto::tonic::resource::v1::Resource::default();
         Arc::new(Entity {
             kind: EntityKind::Netns,
@@ -254,7 +234,7 @@ mod tests {
         assert_eq!(points.len(), ATTRIBUTE_SETS + 1);
         let last = points.last().expect("the overflow point");
         assert_eq!(last.attributes[0].key, key::OTEL_METRIC_OVERFLOW.key);
-        assert_eq!(last.value, Some(number_data_point::Value::AsInt(10)));
+        assert_eq!(last.value, Some(Number::AsInt(10)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Output for people: a sentence for each event as it happens, and what changed per entity each interval; or the
 //! very requests as OTLP/JSON, one a line, as the Collector's file exporter writes them.
 
+mod durations;
 mod event;
 mod report;
 

@@ -9,11 +9,11 @@ use jitterscope_semconv::attribute as key;
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::KeyValue,
-    metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point},
+    metrics::v1::{ExponentialHistogramDataPoint, Metric, NumberDataPoint, metric::Data, number_data_point},
     resource::v1::Resource,
 };
 
-use super::{entity_name, text_of, time_of_day};
+use super::{durations::Durations, entity_name, text_of, time_of_day};
 
 /// Series whose last value is remembered for rates. Beyond them rows are left out.
 const REMEMBERED: usize = 65_536;
@@ -31,8 +31,26 @@ pub(super) struct Report {
 }
 
 struct Last {
-    value: f64,
+    value: Value,
     time: u64,
+}
+
+enum Value {
+    Number(f64),
+    Durations(Durations),
+}
+
+impl Value {
+    /// What was added since `before`; `None`: the series began anew.
+    fn since(&self, before: &Self) -> Option<Self> {
+        match (self, before) {
+            (Self::Number(now), Self::Number(before)) => {
+                (now >= before).then_some(Self::Number(now - before))
+            }
+            (Self::Durations(now), Self::Durations(before)) => now.since(before).map(Self::Durations),
+            _ => None,
+        }
+    }
 }
 
 impl Report {
@@ -57,30 +75,69 @@ impl Report {
     }
 
     fn metric(&mut self, entity: &str, metric: &Metric) {
-        let (points, rates) = match &metric.data {
-            Some(Data::Sum(sum)) => (&sum.data_points, sum.is_monotonic && !self.totals),
-            Some(Data::Gauge(gauge)) => (&gauge.data_points, false),
-            _ => return,
-        };
-        for point in points {
-            self.pending = true;
-            self.time = self.time.max(point.time_unix_nano);
-            let labels = labels(&point.attributes);
-            let value = value(point);
-            let shown = if rates {
-                self.rate(entity, metric, &labels, point.time_unix_nano, value)
-            } else {
-                Some(value)
-            };
-            match shown.filter(|shown| *shown != 0.0) {
-                Some(shown) => self.row(entity, metric, &labels, &amount(shown, &metric.unit, rates)),
-                None => self.unchanged += 1,
-            }
+        match &metric.data {
+            Some(Data::Sum(sum)) => self.numbers(entity, metric, &sum.data_points, sum.is_monotonic),
+            Some(Data::Gauge(gauge)) => self.numbers(entity, metric, &gauge.data_points, false),
+            Some(Data::ExponentialHistogram(all)) => self.histograms(entity, metric, &all.data_points),
+            _ => {}
         }
     }
 
-    /// Change per second since the last point; `None` for the first.
-    fn rate(&mut self, entity: &str, metric: &Metric, labels: &str, time: u64, value: f64) -> Option<f64> {
+    fn numbers(&mut self, entity: &str, metric: &Metric, points: &[NumberDataPoint], monotonic: bool) {
+        let rates = monotonic && !self.totals;
+        for point in points {
+            let labels = labels(&point.attributes);
+            let time = self.see(point.time_unix_nano);
+            let number = value(point);
+            let shown = if rates {
+                match self.change(entity, metric, &labels, time, Value::Number(number)) {
+                    Some((Value::Number(change), seconds)) => Some(change / seconds),
+                    _ => None,
+                }
+            } else {
+                Some(number)
+            };
+            let cell = shown.filter(|shown| *shown != 0.0).map(|shown| amount(shown, &metric.unit, rates));
+            self.show(entity, metric, &labels, cell);
+        }
+    }
+
+    fn histograms(&mut self, entity: &str, metric: &Metric, points: &[ExponentialHistogramDataPoint]) {
+        for point in points {
+            let labels = labels(&point.attributes);
+            let time = self.see(point.time_unix_nano);
+            let all = Durations::of(point);
+            let cell = if self.totals {
+                all.quantiles()
+                    .map(|quantiles| format!("{} {quantiles}", scaled(all.count() as f64).trim_end()))
+            } else {
+                match self.change(entity, metric, &labels, time, Value::Durations(all)) {
+                    Some((Value::Durations(change), seconds)) => change.quantiles().map(|quantiles| {
+                        format!("{} {quantiles}", amount(change.count() as f64 / seconds, "", true))
+                    }),
+                    _ => None,
+                }
+            };
+            self.show(entity, metric, &labels, cell);
+        }
+    }
+
+    /// Notes that there is a point of that time.
+    fn see(&mut self, time: u64) -> u64 {
+        self.pending = true;
+        self.time = self.time.max(time);
+        time
+    }
+
+    /// Change since the last point, and the seconds between them; `None` for the first.
+    fn change(
+        &mut self,
+        entity: &str,
+        metric: &Metric,
+        labels: &str,
+        time: u64,
+        value: Value,
+    ) -> Option<(Value, f64)> {
         let full = self.last.len() >= REMEMBERED;
         match self.last.entry(format!("{entity}\t{}\t{labels}", metric.name)) {
             Entry::Vacant(_) if full => None,
@@ -91,8 +148,16 @@ impl Report {
             Entry::Occupied(mut slot) => {
                 let before = slot.insert(Last { value, time });
                 let seconds = time.saturating_sub(before.time) as f64 / 1e9;
-                (value >= before.value && seconds > 0.0).then(|| (value - before.value) / seconds)
+                let change = slot.get().value.since(&before.value)?;
+                (seconds > 0.0).then_some((change, seconds))
             }
+        }
+    }
+
+    fn show(&mut self, entity: &str, metric: &Metric, labels: &str, cell: Option<String>) {
+        match cell {
+            Some(cell) => self.row(entity, metric, labels, &cell),
+            None => self.unchanged += 1,
         }
     }
 
