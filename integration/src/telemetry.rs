@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
-use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point};
+use opentelemetry_proto::tonic::metrics::v1::{
+    ExponentialHistogramDataPoint, Metric, NumberDataPoint, metric::Data, number_data_point,
+};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use serde_json::Value as Json;
 
@@ -38,6 +40,17 @@ pub struct Point {
     pub time: u64,
     /// The value; integers are exact up to 2⁵³.
     pub value: f64,
+}
+
+/// One distribution that arrived.
+#[derive(Clone, Debug)]
+pub struct Distribution {
+    /// Of whom.
+    pub resource: Attributes,
+    /// Its own attributes.
+    pub attributes: Attributes,
+    /// Count, sum, scale, buckets and times.
+    pub point: ExponentialHistogramDataPoint,
 }
 
 /// One event that arrived.
@@ -115,6 +128,19 @@ impl Telemetry {
         sum as u64
     }
 
+    /// Every distribution of a metric, in order.
+    pub fn distributions(&self, name: &str) -> impl Iterator<Item = Distribution> {
+        let metrics = self.metrics().filter(move |(_, metric)| metric.name == name);
+        metrics.flat_map(|(resource, metric)| {
+            let of = attributes(&resource.attributes);
+            histograms(metric).iter().map(move |point| Distribution {
+                resource: of.clone(),
+                attributes: attributes(&point.attributes),
+                point: point.clone(),
+            })
+        })
+    }
+
     /// Every record.
     pub fn records(&self) -> impl Iterator<Item = Record> {
         let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
@@ -160,6 +186,13 @@ pub fn numbers(metric: &Metric) -> &[NumberDataPoint] {
     match &metric.data {
         Some(Data::Sum(sum)) => &sum.data_points,
         Some(Data::Gauge(gauge)) => &gauge.data_points,
+        _ => &[],
+    }
+}
+
+fn histograms(metric: &Metric) -> &[ExponentialHistogramDataPoint] {
+    match &metric.data {
+        Some(Data::ExponentialHistogram(all)) => &all.data_points,
         _ => &[],
     }
 }

@@ -83,10 +83,14 @@ fn is_cumulative(temporality: i32) -> bool {
 
 /// The attributes of each point; the type of its number is checked in passing.
 fn points<'m>(metric: &'m Arrived, declared: &Metric, problems: &mut Problems) -> Vec<&'m [KeyValue]> {
-    let (numbers, histograms) = match &metric.data {
-        Some(Data::Sum(sum)) => (sum.data_points.as_slice(), &[][..]),
-        Some(Data::Gauge(gauge)) => (gauge.data_points.as_slice(), &[][..]),
-        Some(Data::Histogram(histogram)) => (&[][..], histogram.data_points.as_slice()),
+    let numbers = match &metric.data {
+        Some(Data::Sum(sum)) => sum.data_points.as_slice(),
+        Some(Data::Gauge(gauge)) => gauge.data_points.as_slice(),
+        _ => &[],
+    };
+    let (explicit, exponential) = match &metric.data {
+        Some(Data::Histogram(all)) => (all.data_points.as_slice(), &[][..]),
+        Some(Data::ExponentialHistogram(all)) => (&[][..], all.data_points.as_slice()),
         _ => (&[][..], &[][..]),
     };
     for number in numbers {
@@ -102,8 +106,15 @@ fn points<'m>(metric: &'m Arrived, declared: &Metric, problems: &mut Problems) -
             problems.insert(format!("{} has a point before its start", metric.name));
         }
     }
+    for histogram in exponential {
+        if histogram.start_time_unix_nano > histogram.time_unix_nano {
+            problems.insert(format!("{} has a point before its start", metric.name));
+        }
+    }
     let numbers = numbers.iter().map(|point| point.attributes.as_slice());
-    numbers.chain(histograms.iter().map(|point| point.attributes.as_slice())).collect()
+    let explicit = explicit.iter().map(|point| point.attributes.as_slice());
+    let exponential = exponential.iter().map(|point| point.attributes.as_slice());
+    numbers.chain(explicit).chain(exponential).collect()
 }
 
 fn check_record(record: &LogRecord, resource: &Resource, problems: &mut Problems) {
