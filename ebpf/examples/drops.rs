@@ -8,30 +8,30 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use jitterscope_ebpf::packetloss::{Event, Options, PacketLoss};
-use jitterscope_ebpf::{Kernel, RunTimeStats, Symbols, host_netns};
+use jitterscope_ebpf::{Kernel, RunTimeStats, Symbols, Telling, host_netns};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).map_or(Ok(5), |text| text.parse())?;
     let start = Instant::now();
     let mut probe = PacketLoss::open(&Kernel::read(None)?, &Options::new(host_netns()?))?;
-    println!("opened in {:?}: {:?}", start.elapsed(), probe.loaded().attachments());
-    probe.loaded().missing().iter().for_each(|hook| println!("missing {hook}"));
+    println!("opened in {:?}: {:?}", start.elapsed(), probe.observer.loaded().attachments());
+    probe.observer.loaded().missing().iter().for_each(|hook| println!("missing {hook}"));
     let _on = RunTimeStats::enable()?;
-    probe.configure(50, 100, true)?;
+    probe.observer.configure(&Telling { rate: 50, burst: 100, stack: true, ..Telling::default() })?;
     std::thread::sleep(Duration::from_secs(seconds));
     let mut symbols = Symbols::default();
     show_events(&mut probe, &mut symbols);
     show_counters(&probe, &mut symbols)?;
-    for program in probe.loaded().programs()? {
+    for program in probe.observer.loaded().programs()? {
         println!("{program:?}: {} ns a run", program.time / program.runs.max(1));
     }
-    let memory: u64 = probe.loaded().maps()?.iter().map(|map| map.memory).sum();
-    println!("{memory} bytes of maps, {:?}", probe.account()?);
+    let memory: u64 = probe.observer.loaded().maps()?.iter().map(|map| map.memory).sum();
+    println!("{memory} bytes of maps, {:?}", probe.observer.account()?);
     Ok(())
 }
 
 fn show_events(probe: &mut PacketLoss, symbols: &mut Symbols) {
-    let Some(mut ring) = probe.events() else { return };
+    let Some(mut ring) = probe.observer.events() else { return };
     let mut shown = HashSet::new();
     let place = |e: &Event| (e.reason, e.location, e.family, e.protocol, e.direction, e.host);
     let events: Vec<Event> = std::iter::from_fn(|| ring.take::<Event>().and_then(Result::ok))

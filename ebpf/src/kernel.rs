@@ -1,9 +1,9 @@
 //! What the running kernel is: its type information, its host network namespace, its CPUs.
 
-use std::cell::OnceCell;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use aya::Endianness;
 
@@ -36,7 +36,7 @@ pub struct Kernel {
     btf: Btf,
     /// False for BTF from a file: its type ids are not the kernel's, so nothing can attach by them.
     own: bool,
-    parsed: OnceCell<aya::Btf>,
+    parsed: OnceLock<aya::Btf>,
     cpus: usize,
 }
 
@@ -47,7 +47,7 @@ impl Kernel {
         let cpus = possible_cpus()
             .map_err(|source| KernelError::Unreadable { path: "/sys/devices/system/cpu/possible", source })?;
         let path = btf.unwrap_or(Path::new(VMLINUX));
-        Ok(Self { btf: Btf::read(path)?, own: btf.is_none(), parsed: OnceCell::new(), cpus })
+        Ok(Self { btf: Btf::read(path)?, own: btf.is_none(), parsed: OnceLock::new(), cpus })
     }
 
     /// The type information.

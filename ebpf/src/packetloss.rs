@@ -5,18 +5,12 @@ mod reasons;
 
 use std::io;
 
-use aya::include_bytes_aligned;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use crate::abi::{
-    HARMLESS_RANGES, VERDICT_LOSS, account, drop_event, drop_key, limiter, limiter_key, neighbour,
-    neighbour_key, range, settings,
-};
+use crate::abi::{HARMLESS_RANGES, VERDICT_LOSS, drop_event, drop_key, neighbour, neighbour_key, range};
 use crate::btf::Btf;
 use crate::symbols::{FunctionRange, function_ranges};
-use crate::{
-    Constant, Kernel, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, Ring, Table, TableError,
-};
+use crate::{Constant, Kernel, LoadError, Object, Observer, ObserverOptions, PerCpuTable, Table, TableError};
 
 pub use harmless::{By, HARMLESS, Harmless, Only};
 pub use reasons::Reasons;
@@ -26,26 +20,6 @@ const TRACEPOINT: &str = "kfree_skb";
 
 /// Name of SYNs refused by a full accept queue: the kernel's own name of their counter, for it gives no reason.
 pub const LISTEN_OVERFLOWS: &str = "ListenOverflows";
-
-impl Object {
-    /// `packetloss.bpf.c`.
-    pub const PACKETLOSS: Self = Self {
-        name: "packetloss",
-        elf: include_bytes_aligned!(concat!(env!("OUT_DIR"), "/packetloss.o")),
-        optional: &["tcp_conn_request"],
-    };
-}
-
-impl Merge for account {
-    fn merge(&mut self, other: &Self) {
-        self.seen += other.seen;
-        self.submitted += other.submitted;
-        self.suppressed += other.suppressed;
-        self.lost += other.lost;
-        self.overflow += other.overflow;
-        self.ignored += other.ignored;
-    }
-}
 
 /// What is decided when the program is loaded.
 #[derive(Clone, Debug)]
@@ -72,55 +46,47 @@ impl Options {
 /// The program, attached. Dropping it detaches it.
 #[derive(Debug)]
 pub struct PacketLoss {
-    loaded: Loaded,
+    /// Its account, limits and ring.
+    pub observer: Observer,
     /// Counters of dropped packets.
     pub drops: PerCpuTable<drop_key, u64>,
     /// Addresses of containers behind bridges; the owner keeps them in step with the namespaces there are.
     pub neighbours: Table<neighbour_key, neighbour>,
-    accounts: PerCpuTable<u32, account>,
-    settings: Table<u32, settings>,
-    limiters: Table<limiter_key, limiter>,
-    node_limiter: Table<u32, limiter>,
-    events: Option<Ring>,
     reasons: Reasons,
     harmless: Vec<HarmlessFunction>,
 }
 
 impl PacketLoss {
-    /// Loads and attaches the program. No event is submitted before [`Self::configure`].
+    /// Loads and attaches the program. No event is submitted before [`Observer::configure`].
+    ///
+    /// # Errors
+    /// The kernel refuses it, see [`LoadError`].
     pub fn open(kernel: &Kernel, options: &Options) -> Result<Self, LoadError> {
         let reasons = Reasons::read(kernel.btf());
         let harmless = harmless_functions().unwrap_or_default();
-        let constants = Constants::new(kernel.btf(), options, &reasons, &harmless);
+        let constants = Constants::new(kernel.btf(), &reasons, &harmless);
         let without: Vec<&str> = options.without.iter().map(String::as_str).collect();
-        let mut loaded = Object::PACKETLOSS.load(&LoadOptions {
+        let observer = Observer::open(
+            &Object::PACKETLOSS,
             kernel,
-            constants: &constants.list(),
-            entries: &[("drops", options.drops), ("events", options.ring), ("limiters", options.limiters)],
-            without: &without,
-        })?;
+            &ObserverOptions {
+                host_netns: options.host_netns,
+                constants: &constants.list(),
+                entries: &[
+                    ("drops", options.drops),
+                    ("events", options.ring),
+                    ("limiters", options.limiters),
+                ],
+                without: &without,
+            },
+        )?;
         Ok(Self {
-            drops: loaded.per_cpu_table("drops")?,
-            neighbours: loaded.table("neighbours")?,
-            accounts: loaded.per_cpu_table("accounts")?,
-            settings: loaded.table("settings")?,
-            limiters: loaded.table("limiters")?,
-            node_limiter: loaded.table("node_limiter")?,
-            events: Some(loaded.ring("events")?),
-            loaded,
+            drops: observer.loaded().per_cpu_table("drops")?,
+            neighbours: observer.loaded().table("neighbours")?,
+            observer,
             reasons,
             harmless,
         })
-    }
-
-    /// Attached and missing hooks, programs, maps.
-    pub fn loaded(&self) -> &Loaded {
-        &self.loaded
-    }
-
-    /// Detaches the program; counters, account and events stay readable.
-    pub fn detach(&mut self) {
-        self.loaded.detach();
     }
 
     /// Names of the reasons in keys and events.
@@ -133,50 +99,13 @@ impl PacketLoss {
         &self.harmless
     }
 
-    /// What the program saw and did: `seen = submitted + suppressed + lost`.
-    pub fn account(&self) -> Result<account, TableError> {
-        Ok(self.accounts.get(&0)?.unwrap_or(account::new_zeroed()))
-    }
-
-    /// Entities whose events are limited each by itself now.
-    pub fn limited(&self) -> Result<usize, TableError> {
-        self.limiters.for_each(|_, _| {})
-    }
-
-    /// Takes the ring of [`drop_event`] records; `None` when it has been taken.
-    pub fn events(&mut self) -> Option<Ring> {
-        self.events.take()
-    }
-
-    /// Limits the events to `rate` a second and entity with bursts of `burst`, and sets whether they carry the
-    /// kernel's stack. Takes effect at once; every entity starts with a full burst again.
-    pub fn configure(&self, rate: u32, burst: u32, stack: bool) -> Result<(), TableError> {
-        self.settings.insert(&0, &settings { rate, burst, stack: stack.into(), reserved: 0 })?;
-        self.limiters.retain(|_, _| false)?;
-        self.node_limiter.insert(&0, &limiter::new_zeroed())
-    }
-
-    /// Removes what is kept for a namespace that is gone: its limiter, neighbours and counters. Their last
-    /// values are given to `last`.
-    pub fn forget(
-        &self,
-        netns: u32,
-        cookie: u64,
-        mut last: impl FnMut(&drop_key, u64),
-    ) -> Result<(), TableError> {
-        self.limiters.retain(|k, _| (k.netns, k.netns_cookie) != (netns, cookie))?;
-        self.neighbours.retain(|_, n| (n.netns, n.netns_cookie) != (netns, cookie))?;
-        let mut gone = Vec::new();
-        self.drops.for_each(|key, packets| {
-            if (key.netns, key.netns_cookie) == (netns, cookie) {
-                gone.push((*key, *packets));
-            }
-        })?;
-        for (key, packets) in gone {
-            self.drops.remove(&key)?;
-            last(&key, packets);
-        }
-        Ok(())
+    /// Removes counters and neighbours of namespaces, by inode and cookie, for which `is_gone`.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn forget(&self, is_gone: impl Fn(u32, u64) -> bool) -> Result<(), TableError> {
+        self.neighbours.retain(|_, n| !is_gone(n.netns, n.netns_cookie))?;
+        self.drops.retain(|key, _| !is_gone(key.netns, key.netns_cookie)).map(drop)
     }
 }
 
@@ -204,7 +133,6 @@ fn harmless_functions() -> io::Result<Vec<HarmlessFunction>> {
 
 /// Values of the C file's constants.
 struct Constants {
-    host_netns: u32,
     arguments: u32,
     not_specified: u32,
     verdicts: [u8; 256],
@@ -213,13 +141,12 @@ struct Constants {
 }
 
 impl Constants {
-    fn new(btf: &Btf, options: &Options, reasons: &Reasons, harmless: &[HarmlessFunction]) -> Self {
+    fn new(btf: &Btf, reasons: &Reasons, harmless: &[HarmlessFunction]) -> Self {
         let mut ranges = [range::new_zeroed(); HARMLESS_RANGES as usize];
         for (slot, HarmlessFunction { function, row }) in ranges.iter_mut().zip(harmless) {
             *slot = range { start: function.start, end: function.end, verdict: row.verdict().into() };
         }
         Self {
-            host_netns: options.host_netns,
             arguments: btf.tracepoint_arguments(TRACEPOINT).unwrap_or(2) as u32,
             not_specified: reasons.value("SKB_DROP_REASON_NOT_SPECIFIED").unwrap_or(0),
             verdicts: verdicts(reasons),
@@ -228,9 +155,8 @@ impl Constants {
         }
     }
 
-    fn list(&self) -> [Constant<'_>; 6] {
+    fn list(&self) -> [Constant<'_>; 5] {
         [
-            Constant { name: "host_netns", value: self.host_netns.as_bytes() },
             Constant { name: "arguments", value: self.arguments.as_bytes() },
             Constant { name: "reason_not_specified", value: self.not_specified.as_bytes() },
             Constant { name: "verdicts", value: &self.verdicts },

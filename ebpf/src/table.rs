@@ -231,6 +231,24 @@ where
         sys::delete(self.raw.fd.as_fd(), key.as_bytes()).map_err(|e| self.raw.error(e))
     }
 
+    /// Removes the entries for which `keep` is false; returns how many.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) -> Result<usize, TableError>
+    where
+        K: Clone,
+    {
+        let mut gone = Vec::new();
+        self.for_each(|key, value| {
+            if !keep(key, value) {
+                gone.push(key.clone());
+            }
+        })?;
+        gone.iter().try_for_each(|key| self.remove(key).map(drop))?;
+        Ok(gone.len())
+    }
+
     /// Calls `visit` with every key and its value summed over all CPUs; returns how many there were.
     pub fn for_each(&self, mut visit: impl FnMut(&K, &V)) -> Result<usize, TableError> {
         self.raw.scan(&mut Self::visitor(&mut visit))

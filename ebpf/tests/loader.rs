@@ -72,7 +72,7 @@ fn constants_and_limits_arrive_in_the_kernel() {
     let mut options = Options::new(network.router.inode());
     options.drops = 4;
     let probe = PacketLoss::open(&kernel, &options).unwrap();
-    let usage = probe.loaded().maps().unwrap();
+    let usage = probe.observer.loaded().maps().unwrap();
     let drops = usage.iter().find(|m| m.name == "drops").unwrap();
     assert_eq!(drops.limit, 4);
     assert!(drops.memory > 0);
@@ -115,10 +115,10 @@ fn a_full_map_is_counted_as_overflow() {
             });
         }
     }
-    eventually("the overflow is counted", || probe.account().unwrap().overflow >= 4);
+    eventually("the overflow is counted", || probe.observer.account().unwrap().overflow >= 4);
     let mut counted = 0;
     probe.drops.for_each(|_, packets| counted += packets).unwrap();
-    let account = probe.account().unwrap();
+    let account = probe.observer.account().unwrap();
     assert!(account.seen >= 6 && counted + account.overflow >= 6, "{account:?} {counted}");
 }
 
@@ -210,7 +210,7 @@ fn run_time_statistics_count_runs_and_nanoseconds() {
     let probe = Probe::open(&network);
     let _on = RunTimeStats::enable().unwrap();
     some_drops(&network);
-    let stats = probe.probe.loaded().programs().unwrap();
+    let stats = probe.probe.observer.loaded().programs().unwrap();
     let program = stats.iter().find(|p| p.name == "packetloss_btf").unwrap();
     assert!(program.runs >= 60 && program.time > program.runs, "{program:?}");
 }

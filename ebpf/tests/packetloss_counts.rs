@@ -14,7 +14,7 @@ use common::{Namespace, Network, Probe, can_load, eventually};
 use jitterscope_ebpf::abi::drop_key;
 use jitterscope_ebpf::btf::VMLINUX;
 use jitterscope_ebpf::packetloss::{Event, Options, PacketLoss};
-use jitterscope_ebpf::{Form, Kernel};
+use jitterscope_ebpf::{Form, Kernel, Telling};
 use rustix::net::{AddressFamily, Protocol, RawProtocol, SendFlags, SocketType};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -52,8 +52,12 @@ fn two_hundred_thousand_datagrams_to_a_closed_port_are_counted_to_the_last_one()
     // Room for all events of the test, which reads them late.
     let options = Options { ring: 4 << 20, ..Options::new(network.router.inode()) };
     let mut probe = Probe::open_with(&options);
-    let mut ring = probe.probe.events().unwrap();
-    probe.probe.configure(100, 50, false).unwrap();
+    let mut ring = probe.probe.observer.events().unwrap();
+    probe
+        .probe
+        .observer
+        .configure(&Telling { rate: 100, burst: 50, stack: false, ..Telling::default() })
+        .unwrap();
     let b = network.b.inode();
     for (family, group, counter) in [(4, "Udp", "NoPorts"), (6, "", "Udp6NoPorts")] {
         let before = network.b.counter(group, counter);
@@ -72,10 +76,10 @@ fn two_hundred_thousand_datagrams_to_a_closed_port_are_counted_to_the_last_one()
         assert!(records >= 50 && records as f64 <= allowed, "{records} events, {allowed} allowed");
     }
     eventually("seen = submitted + suppressed + lost", || {
-        let a = probe.probe.account().unwrap();
+        let a = probe.probe.observer.account().unwrap();
         a.seen >= 2 && a.seen == a.submitted + a.suppressed + a.lost && a.lost == 0 && a.overflow == 0
     });
-    assert_eq!(probe.probe.loaded().programs().unwrap()[0].recursion_misses, 0);
+    assert_eq!(probe.probe.observer.loaded().programs().unwrap()[0].recursion_misses, 0);
 }
 
 #[test]
@@ -85,9 +89,13 @@ fn a_ring_that_nobody_reads_loses_events_but_no_counts() {
     }
     let network = Network::new();
     let probe = Probe::open(&network);
-    probe.probe.configure(100_000, 100_000, false).unwrap();
+    probe
+        .probe
+        .observer
+        .configure(&Telling { rate: 100_000, burst: 100_000, stack: false, ..Telling::default() })
+        .unwrap();
     let sent = flood(&network.b, Network::address(2, 4), 5_000) as u64;
-    let account = probe.probe.account().unwrap();
+    let account = probe.probe.observer.account().unwrap();
     assert!(account.lost > 0 && account.submitted > 0, "{account:?}");
     assert_eq!(probe.count(|k| k.netns == network.b.inode() && k.direction == 2), sent);
 }
@@ -101,7 +109,7 @@ fn the_untyped_form_of_the_tracepoint_counts_the_same() {
     let typed = Probe::open(&network);
     let foreign = Kernel::read(Some(Path::new(VMLINUX))).unwrap();
     let untyped = PacketLoss::open(&foreign, &Options::new(network.router.inode())).unwrap();
-    assert_eq!(untyped.loaded().attachments()[0].form, Form::RawTp);
+    assert_eq!(untyped.observer.loaded().attachments()[0].form, Form::RawTp);
     let inode = network.b.inode();
     for family in [4, 6] {
         flood(&network.a, Network::address(2, family), 100);
@@ -122,8 +130,12 @@ fn an_event_tells_addresses_ports_interface_and_place() {
     }
     let network = Network::new();
     let mut probe = Probe::open(&network);
-    probe.probe.configure(100, 100, true).unwrap();
-    let mut ring = probe.probe.events().unwrap();
+    probe
+        .probe
+        .observer
+        .configure(&Telling { rate: 100, burst: 100, stack: true, ..Telling::default() })
+        .unwrap();
+    let mut ring = probe.probe.observer.events().unwrap();
     for family in [4, 6] {
         let (from, to) = (Network::address(1, family), Network::address(2, family));
         let port = network.a.inside(|| {
@@ -157,7 +169,7 @@ fn an_event_finds_the_ports_behind_an_ipv6_extension_header() {
     }
     let network = Network::new();
     let mut probe = Probe::open(&network);
-    let mut ring = probe.probe.events().unwrap();
+    let mut ring = probe.probe.observer.events().unwrap();
     // Destination options (60) with six bytes of padding, then UDP from port 1000 to 2000 with a bad checksum.
     let packet = [17, 0, 1, 4, 0, 0, 0, 0, 0x03, 0xe8, 0x07, 0xd0, 0, 12, 0xde, 0xad, 1, 2, 3, 4];
     network.a.inside(|| {
@@ -183,8 +195,12 @@ fn cpus_that_race_for_events_together_get_no_more_than_rate_and_burst() {
     }
     let network = Network::new();
     let mut probe = Probe::open(&network);
-    let mut ring = probe.probe.events().unwrap();
-    probe.probe.configure(20, 10, false).unwrap();
+    let mut ring = probe.probe.observer.events().unwrap();
+    probe
+        .probe
+        .observer
+        .configure(&Telling { rate: 20, burst: 10, stack: false, ..Telling::default() })
+        .unwrap();
     let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -287,7 +287,7 @@ fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_ho
     }
     let network = Network::new();
     let probe = Probe::open(&network);
-    let watched = probe.probe.loaded().attachments().iter().any(|a| a.hook == "tcp_conn_request");
+    let watched = probe.probe.observer.loaded().attachments().iter().any(|a| a.hook == "tcp_conn_request");
     for family in FAMILIES {
         let inode = network.b.inode();
         let listener = listener(&network.b, Network::address(2, family), 1);
@@ -302,7 +302,7 @@ fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_ho
             .count(|k| k.source == DROP_SOURCE_LISTEN_OVERFLOW && k.netns == inode && k.family == family);
         assert_eq!(counted, if watched { refused } else { 0 });
     }
-    let missing = probe.probe.loaded().missing().iter().any(|m| m.hook == "tcp_conn_request");
+    let missing = probe.probe.observer.loaded().missing().iter().any(|m| m.hook == "tcp_conn_request");
     assert_ne!(watched, missing, "a hook is watched, or missing with its reason");
     println!("tcp_conn_request watched: {watched}");
 }

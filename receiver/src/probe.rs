@@ -1,16 +1,22 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
+mod connection;
+mod machine;
 mod netdev;
+mod observed;
 pub mod packetloss;
+mod sums;
 pub mod task;
 mod tcp;
+mod tcpretrans;
 mod udp;
 
-use std::{os::fd::BorrowedFd, path::Path};
+use std::os::fd::BorrowedFd;
 
 use jitterscope_ebpf::TooShort;
 use jitterscope_semconv::{Event, Metric};
 
+pub use self::machine::Machine;
 use crate::{
     account::KernelAccount,
     batch::{Batch, Occurrence},
@@ -20,8 +26,13 @@ use crate::{
 };
 
 /// The only list of probes. Configuration keys, help texts, the documentation's table and the tests derive from it.
-pub const PROBES: &[&Definition] =
-    &[&packetloss::DEFINITION, &tcp::DEFINITION, &udp::DEFINITION, &netdev::DEFINITION];
+pub const PROBES: &[&Definition] = &[
+    &packetloss::DEFINITION,
+    &tcpretrans::DEFINITION,
+    &tcp::DEFINITION,
+    &udp::DEFINITION,
+    &netdev::DEFINITION,
+];
 
 /// What a probe does. It says what, who and how much; units, grouping, start times and limits are the batch's
 /// business, resolving whom an event belongs to is the task's.
@@ -76,8 +87,8 @@ pub trait Probe: Send {
 pub struct Opening<'a> {
     /// Its settings.
     pub settings: &'a ProbeSettings,
-    /// BTF of the kernel, where it does not bring its own.
-    pub btf: Option<&'a Path>,
+    /// The running kernel.
+    pub machine: &'a Machine,
 }
 
 /// Why a probe cannot run here.

@@ -18,7 +18,7 @@ use crate::{
     account::{Account, Accounts, State},
     config::{ProbeSettings, Settings},
     probe::{
-        Definition, Opening, Probe, Skip,
+        Definition, Machine, Opening, Probe, Skip,
         task::{Command, Running, Surroundings, Task},
     },
 };
@@ -41,6 +41,7 @@ pub struct Supervisor {
     running: BTreeMap<&'static str, ProbeSettings>,
     /// Probes that something passing keeps from running.
     temporary: BTreeSet<&'static str>,
+    /// Type information of a kernel that does not bring its own.
     btf: Option<PathBuf>,
 }
 
@@ -80,10 +81,11 @@ impl Supervisor {
     /// Every required probe that cannot run; the others run all the same.
     pub async fn apply(&mut self, settings: &Settings) -> Result<(), Vec<Required>> {
         self.btf.clone_from(&settings.kernel.btf);
+        let machine = Machine::new(self.btf.as_deref());
         let mut required = Vec::new();
         for account in self.accounts.clone().iter() {
             let Some(wanted) = settings.probes.get(account.definition.name) else { continue };
-            if let Err(skip) = self.apply_one(account, wanted).await
+            if let Err(skip) = self.apply_one(account, wanted, &machine).await
                 && wanted.required
             {
                 required.push(Required { name: account.definition.name, skip });
@@ -92,7 +94,12 @@ impl Supervisor {
         if required.is_empty() { Ok(()) } else { Err(required) }
     }
 
-    async fn apply_one(&mut self, account: &Arc<Account>, wanted: &ProbeSettings) -> Result<(), Skip> {
+    async fn apply_one(
+        &mut self,
+        account: &Arc<Account>,
+        wanted: &ProbeSettings,
+        machine: &Machine,
+    ) -> Result<(), Skip> {
         let definition = account.definition;
         match (self.running.get(definition.name), wanted.enabled) {
             (Some(current), true) if current == wanted => Ok(()),
@@ -106,7 +113,7 @@ impl Supervisor {
                 account.state.store(Arc::new(State::Disabled));
                 Ok(())
             }
-            (None, true) => self.start(account, wanted).await,
+            (None, true) => self.start(account, wanted, machine).await,
             (None, false) => {
                 account.state.store(Arc::new(State::Disabled));
                 Ok(())
@@ -114,8 +121,13 @@ impl Supervisor {
         }
     }
 
-    async fn start(&mut self, account: &Arc<Account>, wanted: &ProbeSettings) -> Result<(), Skip> {
-        match open(account.definition, wanted, self.btf.as_deref()) {
+    async fn start(
+        &mut self,
+        account: &Arc<Account>,
+        wanted: &ProbeSettings,
+        machine: &Machine,
+    ) -> Result<(), Skip> {
+        match open(account.definition, wanted, machine) {
             Ok(probe) => {
                 let limitation = probe.limitation();
                 let running = Running::new(probe, Arc::clone(account), wanted, self.first());
@@ -189,11 +201,12 @@ impl Supervisor {
 
     /// Tries again what something passing kept from running.
     pub async fn retry(&mut self, settings: &Settings) {
+        let machine = Machine::new(self.btf.as_deref());
         for name in std::mem::take(&mut self.temporary) {
             let account = self.accounts.iter().find(|account| account.definition.name == name).cloned();
             if let (Some(account), Some(wanted)) = (account, settings.probes.get(name)) {
                 // What cannot run is logged and in its account; nothing more is to be done about it here.
-                let _ = self.apply_one(&account, wanted).await;
+                let _ = self.apply_one(&account, wanted, &machine).await;
             }
         }
     }
@@ -235,7 +248,7 @@ async fn send(commands: &mpsc::Sender<Command>, command: Command) {
 fn open(
     definition: &Definition,
     settings: &ProbeSettings,
-    btf: Option<&std::path::Path>,
+    machine: &Machine,
 ) -> Result<Box<dyn Probe>, Skip> {
-    block_in_place(|| (definition.open)(&Opening { settings, btf }))
+    block_in_place(|| (definition.open)(&Opening { settings, machine }))
 }

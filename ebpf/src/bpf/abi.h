@@ -54,14 +54,35 @@ struct settings {
 	u32 burst; /* events an entity may have at once */
 	u32 stack; /* 1: record kernel stacks */
 	u32 reserved;
+	u64 threshold; /* ns; what took less is no event */
 };
 
-/* Whose events are limited together: a network namespace, else a cgroup, else (all zero) the node. */
-struct limiter_key {
-	u64 netns_cookie;
+/* Whose something is: a network namespace and a cgroup (v2) in it. Zero means unknown. */
+struct entity {
+	u64 netns_cookie; /* never reused while the machine is up */
 	u64 cgroup;
-	u32 netns;
+	u32 netns; /* inode */
 	u32 reserved;
+};
+
+/* The ends of a socket, as its owner sees them. */
+struct connection {
+	u8 local_address[16]; /* network order; IPv4 in the first four bytes */
+	u8 peer_address[16];
+	u16 local_port; /* host order */
+	u16 peer_port;
+	u8 family;   /* 4 or 6; an IPv4 address mapped into IPv6 is 4 */
+	u8 protocol; /* IP protocol number */
+	u8 state;    /* of TCP, include/net/tcp_states.h */
+	u8 reserved;
+};
+
+/* What every event of a socket begins with. */
+struct event_head {
+	u64 time; /* CLOCK_BOOTTIME, ns */
+	u64 socket_cookie;
+	struct entity entity;
+	struct connection connection;
 };
 
 struct limiter {
@@ -121,6 +142,32 @@ struct drop_event {
 	u8 destination_address[16];
 	u8 interface[INTERFACE_NAME]; /* NUL-terminated */
 	u64 stack[STACK_DEPTH];
+};
+
+/* Why a segment was sent again. */
+enum retransmit_type {
+	RETRANSMIT_TIMEOUT = 1, /* after a retransmission timeout */
+	RETRANSMIT_FAST = 2,	/* the peer's acknowledgements show a loss */
+	RETRANSMIT_TAIL_LOSS_PROBE =
+		3, /* nothing was acknowledged for two round trips (RFC 8985, section 7) */
+	RETRANSMIT_SYN = 4,
+	RETRANSMIT_SYN_ACK = 5,
+};
+
+struct retransmit_key {
+	struct entity entity;
+	u32 type;   /* enum retransmit_type */
+	u32 family; /* 4 or 6 */
+};
+
+struct retransmit_event {
+	struct event_head head;
+	u32 type; /* enum retransmit_type */
+	u32 segments;
+	u32 congestion_window; /* segments */
+	u32 smoothed_rtt;      /* us; 0: not measured yet */
+	u32 attempts;	       /* timeouts in a row, or SYN-ACKs sent again, this time included */
+	u32 reserved;
 };
 
 /* How a free is classified before the packet is looked at. */

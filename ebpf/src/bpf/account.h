@@ -17,16 +17,18 @@ struct {
  * Atomic although the value is this CPU's own: kernels before 5.12 do not keep a softirq from running the
  * program on top of itself.
  */
-#define account(field)                                                       \
+#define account_add(field, n)                                                \
 	do {                                                                 \
 		u32 _zero = 0;                                               \
 		struct account *_a = bpf_map_lookup_elem(&accounts, &_zero); \
 		if (_a)                                                      \
-			__sync_fetch_and_add(&_a->field, 1);                 \
+			__sync_fetch_and_add(&_a->field, n);                 \
 	} while (0)
 
-/* Adds one under `key`; a full map is the account's overflow. */
-static __always_inline void count(void *map, const void *key)
+#define account(field) account_add(field, 1)
+
+/* Adds `n` under `key`; a full map is the account's overflow. */
+static __always_inline void add(void *map, const void *key, u64 n)
 {
 	u64 zero = 0, *value = bpf_map_lookup_elem(map, key);
 
@@ -35,9 +37,14 @@ static __always_inline void count(void *map, const void *key)
 		value = bpf_map_lookup_elem(map, key);
 	}
 	if (value)
-		__sync_fetch_and_add(value, 1);
+		__sync_fetch_and_add(value, n);
 	else
-		account(overflow);
+		account_add(overflow, n);
+}
+
+static __always_inline void count(void *map, const void *key)
+{
+	add(map, key, 1);
 }
 
 #endif

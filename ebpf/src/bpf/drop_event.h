@@ -7,13 +7,9 @@
 #include "abi.h"
 #include "account.h"
 #include "device.h"
+#include "events.h"
 #include "origin.h"
 #include "packet.h"
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 256 * 1024);
-} events SEC(".maps");
 
 static __always_inline void fill_device(struct drop_event *e, const struct packet *p, const struct origin *o)
 {
@@ -40,14 +36,11 @@ static __always_inline void fill_stack(void *ctx, struct drop_event *e, const st
 static __always_inline void submit(void *ctx, const struct drop_key *k, const struct origin *o,
 				   const struct packet *p, u64 location, u64 now, const struct settings *set)
 {
-	struct drop_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct drop_event *e = reserve_event(sizeof(*e));
 	struct sock *sk = o->sk;
 
-	if (!e) {
-		account(lost);
+	if (!e)
 		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
 	e->time = now;
 	e->location = location;
 	e->netns_cookie = k->netns_cookie;
@@ -67,8 +60,7 @@ static __always_inline void submit(void *ctx, const struct drop_key *k, const st
 	parse_transport(p, e);
 	fill_device(e, p, o);
 	fill_stack(ctx, e, set);
-	bpf_ringbuf_submit(e, 0);
-	account(submitted);
+	end_event(e);
 }
 
 #endif

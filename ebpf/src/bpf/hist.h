@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Histograms of durations with exponential buckets: the index is exact, by a search among whole nanoseconds. */
+/* Histograms of durations with exponential buckets: the index is exact, by a search among whole nanoseconds.
+ */
 #ifndef JITTERSCOPE_HIST_H
 #define JITTERSCOPE_HIST_H
 

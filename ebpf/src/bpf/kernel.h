@@ -37,13 +37,22 @@ enum bpf_map_type {
 #define AF_INET		 2
 #define AF_INET6	 10
 #define AF_PACKET	 17
+#define TCP_ESTABLISHED	 1
+#define TCP_SYN_SENT	 2
+#define TCP_SYN_RECV	 3
 #define TCP_TIME_WAIT	 6
+#define TCP_CLOSE	 7
 #define TCP_NEW_SYN_RECV 12
 #define ETH_P_IP	 0x0800
 #define ETH_P_IPV6	 0x86DD
 #define IPPROTO_TCP	 6
 #define IPPROTO_UDP	 17
 #define HEADER_UNSET	 0xffff
+
+/* include/net/{tcp,inet_connection_sock}.h */
+#define TCP_CA_RECOVERY	     3
+#define TCP_CA_LOSS	     4
+#define ICSK_TIME_LOSS_PROBE 5
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -133,12 +142,23 @@ struct net_device___v6_10 {
 
 struct sock;
 
+/* Only ever read as a whole. */
+struct in6_addr {
+	u8 bytes[16];
+};
+
 struct sock_common {
 	u16 skc_family;
 	volatile u8 skc_state;
 	possible_net_t skc_net;
 	atomic64_t skc_cookie;
 	struct sock *skc_listener;
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	u16 skc_num;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
 };
 
 struct sock {
@@ -146,6 +166,25 @@ struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
+};
+
+struct inet_connection_sock {
+	u8 icsk_retransmits;
+	u8 icsk_pending;
+	u8 icsk_ca_state : 5;
+};
+
+struct tcp_sock {
+	u32 snd_cwnd;
+	u32 srtt_us; /* eight times the smoothed round-trip time */
+};
+
+struct request_sock {
+	u8 num_retrans;
+};
+
+struct tcp_skb_cb {
+	u16 tcp_gso_segs;
 };
 
 struct dst_entry {
@@ -165,6 +204,7 @@ struct sk_buff {
 	u32 tail;
 	u8 *head;
 	u8 *data;
+	char cb[48];
 };
 
 #pragma clang attribute pop

@@ -17,7 +17,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
-	__type(key, struct limiter_key);
+	__type(key, struct entity);
 	__type(value, struct limiter);
 } limiters SEC(".maps");
 
@@ -36,7 +36,7 @@ static __always_inline struct settings *settings_of_probe(void)
 	return bpf_map_lookup_elem(&settings, &zero);
 }
 
-static __always_inline struct limiter *limiter_of(const struct limiter_key *key, u64 now)
+static __always_inline struct limiter *limiter_of(const struct entity *key, u64 now)
 {
 	struct limiter fresh = {.since = now}, *l;
 	u32 zero = 0;
@@ -57,7 +57,7 @@ static __always_inline struct limiter *limiter_of(const struct limiter_key *key,
  * did not use while it was quiet is forfeited; that store may race, which costs at most the accuracy of the
  * forfeit. Needs no atomic fetch, which kernels before 5.12 refuse.
  */
-static __always_inline int admit(const struct limiter_key *key, const struct settings *set, u64 now)
+static __always_inline int admit(const struct entity *key, const struct settings *set, u64 now)
 {
 	struct limiter *l = limiter_of(key, now);
 	u64 elapsed, refill, forfeited;

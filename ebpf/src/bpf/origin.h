@@ -9,10 +9,8 @@
 #include "kernel.h"
 #include "abi.h"
 #include "device.h"
+#include "entity.h"
 #include "packet.h"
-
-/* Inode of the host's network namespace. */
-const volatile u32 host_netns;
 
 /*
  * Addresses of containers behind a bridge, kept by user space: once a frame has gone up through its bridge
@@ -36,53 +34,10 @@ struct origin {
 	u8 host;
 };
 
-static __always_inline u32 net_inode(struct net *net)
-{
-	return net ? BPF_CORE_READ(net, ns.inum) : 0;
-}
-
-static __always_inline u64 net_cookie(struct net *net)
-{
-	struct net___v5_10 *old = (void *)net;
-
-	if (!net)
-		return 0;
-	if (bpf_core_field_exists(old->net_cookie.counter))
-		return BPF_CORE_READ(old, net_cookie.counter);
-	if (bpf_core_field_exists(net->net_cookie))
-		return BPF_CORE_READ(net, net_cookie);
-	return 0;
-}
-
 static __always_inline void charge(struct origin *o, struct net *net)
 {
 	o->netns = net_inode(net);
 	o->netns_cookie = net_cookie(net);
-}
-
-static __always_inline u64 cgroup_of(struct sock *sk)
-{
-	struct sock_cgroup_data___v5_10 *old = (void *)sk + bpf_core_field_offset(struct sock, sk_cgrp_data);
-	struct cgroup *cgroup;
-
-	if (bpf_core_field_exists(old->val)) {
-		cgroup = (void *)BPF_CORE_READ(old, val);
-		if ((u64)cgroup & 1)
-			return 0;
-	} else {
-		cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
-	}
-	return cgroup ? BPF_CORE_READ(cgroup, kn, id) : 0;
-}
-
-/* A request or time-wait socket is only its common part; the request knows its listener. */
-static __always_inline struct sock *full_socket(struct sock *sk)
-{
-	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-
-	if (state == TCP_NEW_SYN_RECV)
-		return BPF_CORE_READ(sk, __sk_common.skc_listener);
-	return state == TCP_TIME_WAIT ? NULL : sk;
 }
 
 static __always_inline struct net_device *route_device(const struct packet *p)

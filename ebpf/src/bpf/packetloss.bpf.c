@@ -7,6 +7,8 @@
 #include "abi.h"
 #include "account.h"
 #include "drop_event.h"
+#include "entity.h"
+#include "events.h"
 #include "limit.h"
 #include "origin.h"
 #include "packet.h"
@@ -24,7 +26,7 @@ struct {
 static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx_sk, u64 location, u32 reason,
 				    u32 source)
 {
-	struct limiter_key entity = {};
+	struct entity entity;
 	struct drop_key k = {};
 	struct origin o = {};
 	struct settings *set = settings_of_probe();
@@ -41,19 +43,11 @@ static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx
 	k.protocol = p->protocol;
 	k.direction = o.direction;
 	k.host = o.host;
-	account(seen);
 	count(&drops, &k);
 
-	if (k.netns != host_netns) {
-		entity.netns = k.netns;
-		entity.netns_cookie = k.netns_cookie;
-	} else {
-		entity.cgroup = k.cgroup;
-	}
-	if (set && admit(&entity, set, now))
+	entity = (struct entity){.netns = k.netns, .netns_cookie = k.netns_cookie, .cgroup = k.cgroup};
+	if (set && is_admitted(&entity, now))
 		submit(ctx, &k, &o, p, location, now, set);
-	else
-		account(suppressed);
 }
 
 /* The body of both forms; `ctx` holds the tracepoint's arguments, of which only those there may be read. */

@@ -10,9 +10,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use jitterscope_ebpf::Kernel;
 use jitterscope_ebpf::abi::drop_key;
 use jitterscope_ebpf::packetloss::{Options, PacketLoss};
+use jitterscope_ebpf::{Kernel, Telling};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -182,7 +182,10 @@ impl Probe {
     pub(crate) fn open_with(options: &Options) -> Self {
         let kernel = Kernel::read(None).unwrap();
         let probe = PacketLoss::open(&kernel, options).unwrap();
-        probe.configure(1000, 1000, false).unwrap();
+        probe
+            .observer
+            .configure(&Telling { rate: 1000, burst: 1000, stack: false, ..Telling::default() })
+            .unwrap();
         Self { probe }
     }
 

@@ -52,6 +52,12 @@ pub fn key_value<'a>(attribute: &Attribute, value: impl Into<Value<'a>>) -> KeyV
     KeyValue { key: attribute.key.to_owned(), value: Some(value.into().into()), ..KeyValue::default() }
 }
 
+/// One OTLP attribute whose value is no whole number. Points are not told apart by such values.
+pub fn key_double(attribute: &Attribute, value: f64) -> KeyValue {
+    let value = Some(AnyValue { value: Some(any_value::Value::DoubleValue(value)) });
+    KeyValue { key: attribute.key.to_owned(), value, ..KeyValue::default() }
+}
+
 /// One OTLP attribute whose value is a list of strings.
 pub fn key_strings(attribute: &Attribute, values: impl IntoIterator<Item = String>) -> KeyValue {
     let values = values

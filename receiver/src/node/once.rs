@@ -10,7 +10,7 @@ use crate::{
     config::Settings,
     export::{Exporters, Outbox, Sink, text::Text},
     pods,
-    probe::{PROBES, task::Surroundings},
+    probe::{Machine, Opening, PROBES, task::Surroundings},
     supervisor::{Required, Supervisor},
     telemetry::Telemetry,
 };
@@ -62,12 +62,10 @@ fn refused(required: Vec<Required>) -> Failure {
 
 /// Whether each probe can run here: it is opened and closed again.
 pub fn can_run(settings: &Settings) -> Vec<(&'static str, State)> {
+    let machine = Machine::new(settings.kernel.btf.as_deref());
     let try_one = |definition: &&'static crate::probe::Definition| {
         let state = match settings.probes.get(definition.name) {
-            Some(own) => match (definition.open)(&crate::probe::Opening {
-                settings: own,
-                btf: settings.kernel.btf.as_deref(),
-            }) {
+            Some(own) => match (definition.open)(&Opening { settings: own, machine: &machine }) {
                 Ok(probe) => State::Running(probe.limitation()),
                 Err(skip) => State::Skipped(skip),
             },

@@ -8,39 +8,30 @@ mod event;
 mod explain;
 mod neighbours;
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::BorrowedFd,
-    sync::Arc,
-};
-
 use jitterscope_ebpf::{
-    Kernel, Ring, Symbols, TooShort,
-    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key},
-    host_netns,
+    Observer, Symbols, TableError,
+    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key, entity},
     packetloss::{self, LISTEN_OVERFLOWS, PacketLoss, Reasons},
 };
 use jitterscope_semconv::{
-    attribute as key, event as events, metric,
+    Metric, attribute as key, event as events, metric,
     value::{NetworkIoDirection, NetworkType},
 };
-use tracing::debug;
 
 use self::{event::Teller, neighbours::Neighbours};
-use super::{CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source, Usage};
+use super::{
+    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    connection::{address, end, family_name},
+    machine::EBPF_CAPABILITIES,
+    observed::{Fill, Observed, Reading},
+    sums::Sums,
+};
 use crate::{
-    account::KernelAccount,
     batch::{Batch, Occurrence, attributes::Pair},
-    capabilities,
     clock::Clock,
-    config::ProbeSettings,
-    pods::{Entity, Netns, Origin},
+    pods::{Netns, Origin},
     round::Round,
 };
-
-/// What the programs need besides BTF.
-const CAPABILITIES: &[&str] = &["CAP_BPF", "CAP_PERFMON"];
 
 /// Dropped packets.
 pub(super) static DEFINITION: Definition = Definition {
@@ -49,7 +40,7 @@ pub(super) static DEFINITION: Definition = Definition {
     source: Source::Ebpf,
     overhead: Overhead::Low,
     default: true,
-    capabilities: CAPABILITIES,
+    capabilities: EBPF_CAPABILITIES,
     options: &[ProbeOption::Events, ProbeOption::Stack],
     metrics: &[&metric::PACKET_DROPS],
     events: &[&events::PACKET_DROPPED],
@@ -58,111 +49,69 @@ pub(super) static DEFINITION: Definition = Definition {
 
 struct Packetloss {
     program: PacketLoss,
-    ring: Option<Ring>,
     teller: Teller,
     neighbours: Neighbours,
-    /// Nanoseconds since the epoch when counting began.
-    attached: u64,
+    /// Most series of the program.
     limit: usize,
-    /// How full the maps are, as of the last collection.
-    entries: Vec<(&'static str, u64)>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
-    let lacking = capabilities::lacking(CAPABILITIES);
-    if !lacking.is_empty() {
-        let reason = "loading eBPF programs is not permitted".to_owned();
-        return Err(Skip::Privilege { capabilities: lacking.join(", "), reason });
-    }
-    let kernel = Kernel::read(opening.btf).map_err(|error| Skip::Missing(error.to_string()))?;
-    let host =
-        host_netns().map_err(|error| Skip::Missing(format!("the host's network namespace: {error}")))?;
-    let options = packetloss::Options::new(host);
-    let limit = options.drops as usize;
-    let mut program =
-        PacketLoss::open(&kernel, &options).map_err(|error| Skip::Missing(error.to_string()))?;
-    let attached = Clock::read().now();
-    let failed = |error: jitterscope_ebpf::TableError| Skip::Temporary(error.to_string());
-    configure(&program, opening.settings).map_err(failed)?;
-    let ring = program.events();
+    let options = packetloss::Options::new(opening.machine.host_netns()?);
+    let program = PacketLoss::open(opening.machine.kernel()?, &options)?;
     let teller = Teller::new(Symbols::default());
-    Ok(Box::new(Packetloss {
-        program,
-        ring,
-        teller,
-        neighbours: Neighbours::default(),
-        attached,
-        limit,
-        entries: Vec::new(),
-    }))
+    let limit = options.drops as usize;
+    Observed::start(Packetloss { program, teller, neighbours: Neighbours::default(), limit }, opening)
 }
 
-fn configure(program: &PacketLoss, settings: &ProbeSettings) -> Result<(), jitterscope_ebpf::TableError> {
-    let (rate, burst) = settings.events.map_or((0, 0), |events| (events.rate, events.burst));
-    program.configure(rate, burst, settings.stack)
-}
+impl Reading for Packetloss {
+    type Record = packetloss::Event;
 
-impl Probe for Packetloss {
-    fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError> {
+    fn observer(&self) -> &Observer {
+        &self.program.observer
+    }
+
+    fn observer_mut(&mut self) -> &mut Observer {
+        &mut self.program.observer
+    }
+
+    fn emit(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Vec<Fill>, CollectError> {
         let mut sums = Sums::default();
         let reasons = self.program.reasons();
-        let entries = self.program.drops.for_each(|key, packets| sums.add(key, *packets, reasons, round))?;
-        for sum in sums.0.into_values() {
-            let mut emit = batch.entity(&sum.entity, Some(self.attached));
-            emit.counter(&metric::PACKET_DROPS, &sum.what.attributes(), sum.packets);
-        }
-        let overflow = self.program.account()?.overflow;
-        if overflow > 0 {
-            let mut emit = batch.entity(&round.pods.node(), Some(self.attached));
-            emit.counter(&metric::PACKET_DROPS, &[(&key::OTEL_METRIC_OVERFLOW, true.into())], overflow);
-        }
-        if entries > self.limit / 2 {
-            self.make_room(round)?;
+        let entries = self.program.drops.for_each(|key, packets| {
+            let origin = origin(key.netns, key.netns_cookie, key.cgroup);
+            sums.add(round, &origin, What::of(&key.into(), reasons), packets);
+        })?;
+        for sum in sums {
+            let mut emit = batch.entity(&sum.entity, Some(attached));
+            emit.counter(&metric::PACKET_DROPS, &sum.what.attributes(), sum.value);
         }
         self.neighbours.update(&round.pods, &self.program.neighbours)?;
-        self.entries = vec![
-            ("drops", entries as u64),
-            ("limiters", self.program.limited()? as u64),
-            ("neighbours", self.neighbours.len() as u64),
-        ];
-        Ok(())
+        Ok(vec![
+            Fill { map: "drops", entries, limit: self.limit },
+            Fill { map: "neighbours", entries: self.neighbours.len(), limit: usize::MAX },
+        ])
     }
 
-    fn reconfigure(&mut self, settings: &ProbeSettings) -> Result<(), CollectError> {
-        Ok(configure(&self.program, settings)?)
+    fn overflows_to(&self) -> &'static Metric {
+        &metric::PACKET_DROPS
     }
 
-    fn events(&self) -> Option<BorrowedFd<'_>> {
-        self.ring.as_ref().map(std::os::fd::AsFd::as_fd)
+    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
+        self.program
+            .forget(|netns, netns_cookie| is_gone(&entity { netns, netns_cookie, ..entity::default() }))
     }
 
-    fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
-        let record = self.ring.as_mut()?.take::<packetloss::Event>()?;
-        Some(record.map(|record| self.teller.occurrence(&record, self.program.reasons(), clock)))
-    }
-
-    fn account(&self) -> KernelAccount {
-        let account = self.program.account().map_err(|error| debug!(%error, "the account of packetloss"));
-        account.map_or_else(
-            |()| KernelAccount::default(),
-            |account| KernelAccount {
-                seen: account.seen,
-                suppressed: account.suppressed,
-                lost: account.lost,
-            },
-        )
-    }
-
-    fn detach(&mut self) {
-        self.program.detach();
-    }
-
-    fn usage(&self) -> Usage {
-        Usage { entries: self.entries.clone(), ..Usage::of(self.program.loaded()) }
+    fn occurrence(&mut self, record: &packetloss::Event, clock: &Clock) -> Occurrence {
+        self.teller.occurrence(record, self.program.reasons(), clock)
     }
 
     fn limitation(&self) -> Option<String> {
-        let missing = self.program.loaded().missing();
+        let missing = self.observer().loaded().missing();
         let texts: Vec<String> =
             missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
         (!texts.is_empty()).then(|| {
@@ -171,47 +120,8 @@ impl Probe for Packetloss {
     }
 }
 
-impl Packetloss {
-    /// Forgets the counters of namespaces that nobody knows any more, so that new ones find room.
-    fn make_room(&mut self, round: &Round<'_>) -> Result<(), CollectError> {
-        let mut gone = Vec::new();
-        self.program.drops.for_each(|key, _| {
-            if round.pods.resolve(&origin(key.netns, key.netns_cookie, 0)).is_none() {
-                gone.push((key.netns, key.netns_cookie));
-            }
-        })?;
-        gone.sort_unstable();
-        gone.dedup();
-        for (netns, cookie) in gone {
-            self.program.forget(netns, cookie, |_, _| {})?;
-        }
-        Ok(())
-    }
-}
-
 fn origin(netns: u32, cookie: u64, cgroup: u64) -> Origin {
     Origin { netns: Netns { inode: netns, cookie }, cgroup, pid: 0 }
-}
-
-/// Counters of the kernel added up by what is emitted: several sockets and places can have one series.
-#[derive(Default)]
-struct Sums(HashMap<(u64, What), Sum>);
-
-struct Sum {
-    entity: Arc<Entity>,
-    what: What,
-    packets: u64,
-}
-
-impl Sums {
-    fn add(&mut self, key: &drop_key, packets: u64, reasons: &Reasons, round: &Round<'_>) {
-        // Namespaces that the settings leave out have no entity and no points.
-        let Some(entity) = round.entity(&origin(key.netns, key.netns_cookie, key.cgroup)) else { return };
-        let what = What::of(&key.into(), reasons);
-        let sum =
-            self.0.entry((entity.key, what.clone())).or_insert_with(|| Sum { entity, what, packets: 0 });
-        sum.packets += packets;
-    }
 }
 
 /// What dropped packets are told apart by.
@@ -308,14 +218,6 @@ fn direction_name(value: u8) -> Option<NetworkIoDirection> {
     }
 }
 
-fn family_name(family: u8) -> Option<NetworkType> {
-    match family {
-        4 => Some(NetworkType::Ipv4),
-        6 => Some(NetworkType::Ipv6),
-        _ => None,
-    }
-}
-
 /// IP protocol numbers by the names that OpenTelemetry or IANA give them.
 fn transport_name(protocol: u8) -> String {
     let names = [
@@ -329,14 +231,4 @@ fn transport_name(protocol: u8) -> String {
     ];
     let known = names.iter().find(|(number, _)| *number == protocol);
     known.map_or_else(|| protocol.to_string(), |(_, name)| (*name).to_owned())
-}
-
-/// An address as the kernel holds it: IPv4 in the first four bytes.
-fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
-    let [a, b, c, d, ..] = bytes;
-    match family {
-        4 => Some(Ipv4Addr::new(a, b, c, d).into()),
-        6 => Some(Ipv6Addr::from(bytes).into()),
-        _ => None,
-    }
 }

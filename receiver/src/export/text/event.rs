@@ -1,18 +1,27 @@
 //! One line for an event, in an order that a person can read and `grep` can cut.
 
-use jitterscope_semconv::{attribute as key, event};
+use jitterscope_semconv::{Attribute, Event, attribute as key, event};
 use opentelemetry_proto::tonic::{common::v1::KeyValue, logs::v1::LogRecord};
 
 use super::{attribute, text_of, time_of_day};
+
+/// What kinds of event are called in a line, and which attribute says what sort of it one is.
+const KINDS: &[(&Event, &str, &Attribute)] = &[
+    (&event::PACKET_DROPPED, "drop", &key::PACKET_DROP_REASON),
+    (&event::TCP_RETRANSMITTED, "retrans", &key::TCP_RETRANSMIT_TYPE),
+];
 
 /// `TIME KIND ENTITY REASON SOURCE → DESTINATION PROTOCOL PLACE WHAT`; what does not apply is left out.
 pub(super) fn line(entity: &str, record: &LogRecord) -> String {
     let get = |key: &str| attribute(&record.attributes, key);
     let place = get(key::PACKET_DROP_LOCATION.key);
     let body = record.body.as_ref().map(text_of).unwrap_or_default();
+    let known = KINDS.iter().find(|(event, ..)| event.name == record.event_name);
+    let (kind, sort) =
+        known.map_or((unprefixed(&record.event_name), None), |(_, kind, sort)| (kind, Some(sort)));
     let columns = [
-        format!("{} {:<8} {entity:<24}", time_of_day(record.time_unix_nano), kind(&record.event_name)),
-        format!("{:<20}", get(key::PACKET_DROP_REASON.key)),
+        format!("{} {kind:<8} {entity:<24}", time_of_day(record.time_unix_nano)),
+        sort.map(|sort| format!("{:<20}", get(sort.key))).unwrap_or_default(),
         packet(&record.attributes),
         place,
         if get(key::NETNS_HOST.key) == "true" { "(on the node)".to_owned() } else { String::new() },
@@ -21,10 +30,7 @@ pub(super) fn line(entity: &str, record: &LogRecord) -> String {
     columns.into_iter().filter(|column| !column.trim().is_empty()).collect::<Vec<_>>().join("  ")
 }
 
-fn kind(event_name: &str) -> &str {
-    if event_name == event::PACKET_DROPPED.name {
-        return "drop";
-    }
+fn unprefixed(event_name: &str) -> &str {
     event_name.strip_prefix("jitterscope.").unwrap_or(event_name)
 }
 
@@ -32,11 +38,16 @@ fn packet(attributes: &[KeyValue]) -> String {
     let get = |key: &str| attribute(attributes, key);
     let source = end(&get(key::SOURCE_ADDRESS.key), &get(key::SOURCE_PORT.key));
     let destination = end(&get(key::DESTINATION_ADDRESS.key), &get(key::DESTINATION_PORT.key));
+    let local = end(&get(key::NETWORK_LOCAL_ADDRESS.key), &get(key::NETWORK_LOCAL_PORT.key));
+    let peer = end(&get(key::NETWORK_PEER_ADDRESS.key), &get(key::NETWORK_PEER_PORT.key));
     let transport = get(key::NETWORK_TRANSPORT.key);
-    if source.is_empty() {
-        return transport;
+    if !source.is_empty() {
+        format!("{source} → {destination} {transport}")
+    } else if !local.is_empty() {
+        format!("{local} ↔ {peer} {transport}")
+    } else {
+        transport
     }
-    format!("{source} → {destination} {transport}")
 }
 
 fn end(address: &str, port: &str) -> String {

@@ -9,7 +9,7 @@ use jitterscope_ebpf::{
 use jitterscope_semconv::{attribute as key, event};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
-use super::{What, address, explain, origin};
+use super::{What, address, end, explain, origin};
 use crate::{
     batch::{
         Occurrence,
@@ -129,14 +129,6 @@ impl Packet {
     }
 }
 
-fn end(address: IpAddr, port: Option<u16>) -> String {
-    match (address, port) {
-        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
-        (address, Some(port)) => format!("{address}:{port}"),
-        (address, None) => address.to_string(),
-    }
-}
-
 fn flags(bits: u8) -> String {
     let set = TCP_FLAGS.iter().enumerate().filter(|(bit, _)| bits & 1 << bit != 0);
     set.map(|(_, name)| *name).collect::<Vec<_>>().join("|")
@@ -150,12 +142,5 @@ mod tests {
     fn tcp_flags_are_named_lowest_bit_first() {
         assert_eq!(flags(0x12), "SYN|ACK");
         assert_eq!(flags(0), "");
-    }
-
-    #[test]
-    fn an_ipv6_end_has_brackets_only_with_a_port() {
-        let address: IpAddr = "fd00::1".parse().expect("an address");
-        assert_eq!(end(address, Some(53)), "[fd00::1]:53");
-        assert_eq!(end(address, None), "fd00::1");
     }
 }

@@ -1,0 +1,23 @@
+//! The compiled C files.
+
+use aya::include_bytes_aligned;
+
+use crate::Object;
+
+/// The object of `src/bpf/<name>.bpf.c`, with the hooks that it can do without.
+macro_rules! object {
+    ($name:literal, optional: $optional:expr) => {
+        Object {
+            name: $name,
+            elf: include_bytes_aligned!(concat!(env!("OUT_DIR"), "/", $name, ".o")),
+            optional: $optional,
+        }
+    };
+}
+
+impl Object {
+    /// Dropped packets.
+    pub const PACKETLOSS: Self = object!("packetloss", optional: &["tcp_conn_request"]);
+    /// Segments that TCP sends again.
+    pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
+}

@@ -1,0 +1,152 @@
+//! What all programs that tell events have in common: the account, the limits of events, their settings and their ring.
+
+use std::time::Duration;
+
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use crate::abi::{account, entity, limiter, settings};
+use crate::{
+    Constant, Kernel, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, Ring, Table, TableError,
+};
+
+impl Merge for account {
+    fn merge(&mut self, other: &Self) {
+        self.seen += other.seen;
+        self.submitted += other.submitted;
+        self.suppressed += other.suppressed;
+        self.lost += other.lost;
+        self.overflow += other.overflow;
+        self.ignored += other.ignored;
+    }
+}
+
+/// What is decided when a program is loaded.
+#[derive(Debug)]
+pub struct ObserverOptions<'a> {
+    /// Inode of the host's network namespace, in which events are limited by cgroup.
+    pub host_netns: u32,
+    /// Load-time constants of the program beyond the common ones.
+    pub constants: &'a [Constant<'a>],
+    /// Limits of maps that differ from the C file.
+    pub entries: &'a [(&'a str, u32)],
+    /// Hooks to leave alone.
+    pub without: &'a [&'a str],
+}
+
+impl ObserverOptions<'_> {
+    /// The program as the C file has it.
+    pub fn new(host_netns: u32) -> Self {
+        Self { host_netns, constants: &[], entries: &[], without: &[] }
+    }
+}
+
+/// Which events are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Telling {
+    /// Events a second for each entity, in the long run.
+    pub rate: u32,
+    /// Events at once for each entity, after a quiet time.
+    pub burst: u32,
+    /// Whether they carry the kernel's stack, where the program has one.
+    pub stack: bool,
+    /// What took less is not told, where the program measures a time.
+    pub threshold: Duration,
+}
+
+impl From<&Telling> for settings {
+    fn from(telling: &Telling) -> Self {
+        Self {
+            rate: telling.rate,
+            burst: telling.burst,
+            stack: telling.stack.into(),
+            reserved: 0,
+            threshold: u64::try_from(telling.threshold.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// An attached program. Dropping it detaches it.
+#[derive(Debug)]
+pub struct Observer {
+    loaded: Loaded,
+    accounts: PerCpuTable<u32, account>,
+    settings: Table<u32, settings>,
+    limiters: Table<entity, limiter>,
+    node_limiter: Table<u32, limiter>,
+    events: Option<Ring>,
+}
+
+impl Observer {
+    /// Loads and attaches the program. No event is submitted before [`Self::configure`].
+    ///
+    /// # Errors
+    /// The kernel refuses it, see [`LoadError`].
+    pub fn open(object: &Object, kernel: &Kernel, options: &ObserverOptions<'_>) -> Result<Self, LoadError> {
+        let host = Constant { name: "host_netns", value: options.host_netns.as_bytes() };
+        let own = options.constants.iter().map(|constant| Constant { ..*constant });
+        let constants: Vec<Constant<'_>> = own.chain([host]).collect();
+        let mut loaded = object.load(&LoadOptions {
+            kernel,
+            constants: &constants,
+            entries: options.entries,
+            without: options.without,
+        })?;
+        Ok(Self {
+            accounts: loaded.per_cpu_table("accounts")?,
+            settings: loaded.table("settings")?,
+            limiters: loaded.table("limiters")?,
+            node_limiter: loaded.table("node_limiter")?,
+            events: Some(loaded.ring("events")?),
+            loaded,
+        })
+    }
+
+    /// Attached and missing hooks, programs, maps.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Detaches the program; counters, account and events stay readable.
+    pub fn detach(&mut self) {
+        self.loaded.detach();
+    }
+
+    /// What the program saw and did: `seen = submitted + suppressed + lost`.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn account(&self) -> Result<account, TableError> {
+        Ok(self.accounts.get(&0)?.unwrap_or(account::new_zeroed()))
+    }
+
+    /// Entities whose events are limited each by itself now.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn limited(&self) -> Result<usize, TableError> {
+        self.limiters.for_each(|_, _| {})
+    }
+
+    /// Takes the ring of event records; `None` when it has been taken.
+    pub fn events(&mut self) -> Option<Ring> {
+        self.events.take()
+    }
+
+    /// Says which events are told. Takes effect at once; every entity starts with a full burst again.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn configure(&self, wanted: &Telling) -> Result<(), TableError> {
+        self.settings.insert(&0, &wanted.into())?;
+        self.limiters.retain(|_, _| false)?;
+        self.node_limiter.insert(&0, &limiter::new_zeroed())
+    }
+
+    /// Removes the limiters for which `is_gone`.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn forget(&self, is_gone: impl Fn(&entity) -> bool) -> Result<(), TableError> {
+        self.limiters.retain(|entity, _| !is_gone(entity)).map(drop)
+    }
+}

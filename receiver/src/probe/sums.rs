@@ -1,0 +1,46 @@
+//! Values of a kernel's map added up by what is emitted: several keys can be one series.
+
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+
+use jitterscope_ebpf::Merge;
+
+use crate::{
+    pods::{Entity, Origin},
+    round::Round,
+};
+
+/// Values by entity and by what tells its series apart.
+pub(super) struct Sums<W, V>(HashMap<(u64, W), Sum<W, V>>);
+
+/// One series.
+pub(super) struct Sum<W, V> {
+    pub(super) entity: Arc<Entity>,
+    pub(super) what: W,
+    pub(super) value: V,
+}
+
+impl<W, V> Default for Sums<W, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<W: Eq + Hash + Clone, V: Merge + Copy> Sums<W, V> {
+    /// Adds the value of one key. Namespaces that the settings leave out have no entity and no points.
+    pub(super) fn add(&mut self, round: &Round<'_>, origin: &Origin, what: W, value: &V) {
+        let Some(entity) = round.entity(origin) else { return };
+        self.0
+            .entry((entity.key, what.clone()))
+            .and_modify(|sum| sum.value.merge(value))
+            .or_insert_with(|| Sum { entity, what, value: *value });
+    }
+}
+
+impl<W, V> IntoIterator for Sums<W, V> {
+    type Item = Sum<W, V>;
+    type IntoIter = std::collections::hash_map::IntoValues<(u64, W), Sum<W, V>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_values()
+    }
+}

@@ -1,0 +1,173 @@
+//! Segments that TCP sends again, by cause: counted in the kernel as its own `RetransSegs` counts them, and told with the
+//! connection that was hit.
+
+use jitterscope_ebpf::{
+    Object, Observer, ObserverOptions, PerCpuTable, TableError,
+    abi::{
+        RETRANSMIT_FAST, RETRANSMIT_SYN, RETRANSMIT_SYN_ACK, RETRANSMIT_TAIL_LOSS_PROBE, RETRANSMIT_TIMEOUT,
+        entity, retransmit_event, retransmit_key,
+    },
+};
+use jitterscope_semconv::{
+    Metric, attribute as key, event as events, metric,
+    value::{NetworkType, TcpRetransmitType},
+};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+
+use super::{
+    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    connection::{attributes, ends, family_name},
+    machine::EBPF_CAPABILITIES,
+    observed::{Fill, Observed, Reading, origin},
+    sums::Sums,
+};
+use crate::{
+    batch::{
+        Batch, Occurrence,
+        attributes::{Pair, key_double, key_value},
+    },
+    clock::Clock,
+    round::Round,
+};
+
+/// Retransmitted segments.
+pub(super) static DEFINITION: Definition = Definition {
+    name: "tcpretrans",
+    use_when: "requests are slow now and then: which connection had to send again, and for what cause",
+    source: Source::Ebpf,
+    overhead: Overhead::Low,
+    default: true,
+    capabilities: EBPF_CAPABILITIES,
+    options: &[ProbeOption::Events],
+    metrics: &[&metric::TCP_RETRANSMITS],
+    events: &[&events::TCP_RETRANSMITTED],
+    open,
+};
+
+/// Most series: five causes and two families of 400 pods.
+const SERIES: u32 = 4096;
+
+struct TcpRetrans {
+    observer: Observer,
+    retransmits: PerCpuTable<retransmit_key, u64>,
+}
+
+fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
+    let options = ObserverOptions {
+        entries: &[("retransmits", SERIES)],
+        ..ObserverOptions::new(opening.machine.host_netns()?)
+    };
+    let observer = Observer::open(&Object::TCPRETRANS, opening.machine.kernel()?, &options)?;
+    let retransmits = observer.loaded().per_cpu_table("retransmits")?;
+    Observed::start(TcpRetrans { observer, retransmits }, opening)
+}
+
+impl Reading for TcpRetrans {
+    type Record = retransmit_event;
+
+    fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    fn observer_mut(&mut self) -> &mut Observer {
+        &mut self.observer
+    }
+
+    fn emit(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Vec<Fill>, CollectError> {
+        let mut sums = Sums::default();
+        let entries = self.retransmits.for_each(|key, segments| {
+            if let Some(what) = What::of(key.type_, key.family) {
+                sums.add(round, &origin(&key.entity), what, segments);
+            }
+        })?;
+        for sum in sums {
+            let mut emit = batch.entity(&sum.entity, Some(attached));
+            emit.counter(&metric::TCP_RETRANSMITS, &sum.what.attributes(), sum.value);
+        }
+        Ok(vec![Fill { map: "retransmits", entries, limit: SERIES as usize }])
+    }
+
+    fn overflows_to(&self) -> &'static Metric {
+        &metric::TCP_RETRANSMITS
+    }
+
+    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
+        self.retransmits.retain(|key, _| !is_gone(&key.entity)).map(drop)
+    }
+
+    fn occurrence(&mut self, record: &retransmit_event, clock: &Clock) -> Occurrence {
+        Occurrence {
+            event: &events::TCP_RETRANSMITTED,
+            time_unix_nano: clock.at_boot(record.head.time),
+            origin: origin(&record.head.entity),
+            body: sentence(record),
+            attributes: facts(record),
+        }
+    }
+}
+
+/// What segments are told apart by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct What {
+    cause: TcpRetransmitType,
+    family: NetworkType,
+}
+
+impl What {
+    fn of(cause: u32, family: u32) -> Option<Self> {
+        Some(Self { cause: cause_of(cause)?, family: family_name(u8::try_from(family).ok()?)? })
+    }
+
+    fn attributes(self) -> [Pair<'static>; 2] {
+        [
+            (&key::TCP_RETRANSMIT_TYPE, self.cause.as_str().into()),
+            (&key::NETWORK_TYPE, self.family.as_str().into()),
+        ]
+    }
+}
+
+fn cause_of(number: u32) -> Option<TcpRetransmitType> {
+    match number {
+        RETRANSMIT_TIMEOUT => Some(TcpRetransmitType::Timeout),
+        RETRANSMIT_FAST => Some(TcpRetransmitType::Fast),
+        RETRANSMIT_TAIL_LOSS_PROBE => Some(TcpRetransmitType::TailLossProbe),
+        RETRANSMIT_SYN => Some(TcpRetransmitType::Syn),
+        RETRANSMIT_SYN_ACK => Some(TcpRetransmitType::SynAck),
+        _ => None,
+    }
+}
+
+fn facts(record: &retransmit_event) -> Vec<KeyValue> {
+    let mut facts = attributes(&record.head.connection);
+    facts.extend(cause_of(record.type_).map(|cause| key_value(&key::TCP_RETRANSMIT_TYPE, cause.as_str())));
+    let known = |value: u32| (value != 0).then_some(i64::from(value));
+    let rtt = (record.smoothed_rtt != 0).then(|| f64::from(record.smoothed_rtt) / 1e6);
+    facts.extend(known(record.attempts).map(|attempts| key_value(&key::TCP_RETRANSMIT_ATTEMPTS, attempts)));
+    facts.push(key_value(&key::TCP_RETRANSMIT_SEGMENTS, i64::from(record.segments)));
+    facts
+        .extend(known(record.congestion_window).map(|window| key_value(&key::TCP_CONGESTION_WINDOW, window)));
+    facts.extend(rtt.map(|rtt| key_double(&key::TCP_SMOOTHED_RTT, rtt)));
+    facts
+}
+
+/// `10.0.0.1:51324 ↔ 10.0.0.2:443: sent again after a timeout, attempt 2`.
+fn sentence(record: &retransmit_event) -> String {
+    let cause = match record.type_ {
+        RETRANSMIT_TIMEOUT => "after a timeout",
+        RETRANSMIT_FAST => "because the peer reported a loss",
+        RETRANSMIT_TAIL_LOSS_PROBE => "to find out whether the last data was lost",
+        RETRANSMIT_SYN => "because the connection request was not answered",
+        RETRANSMIT_SYN_ACK => "because the answer to a connection request was not acknowledged",
+        _ => "for an unknown cause",
+    };
+    let attempt = match record.attempts {
+        0 => String::new(),
+        attempts => format!(", attempt {attempts}"),
+    };
+    format!("{}: sent again {cause}{attempt}", ends(&record.head.connection))
+}
