@@ -12,7 +12,7 @@ pub const BUCKETS: usize = HISTOGRAM_BUCKETS as usize;
 pub const SCALE: i32 = 2;
 /// Bounds between the buckets.
 const BOUNDS: usize = BUCKETS - 1;
-/// Name of the variable in `hist.h`.
+/// Name of the common variable, in `hist.h`.
 const VARIABLE: &str = "histogram_bounds";
 
 /// Which durations the buckets hold. Those below the first or above the last one count in these.
@@ -59,9 +59,14 @@ fn bound_ns(index: i32) -> u64 {
 pub struct Bounds([u64; BOUNDS]);
 
 impl Bounds {
-    /// To be given to [`crate::LoadOptions::constants`].
+    /// The bounds of all histograms of a program without others.
     pub fn constant(&self) -> Constant<'_> {
-        Constant { name: VARIABLE, value: self.0.as_bytes() }
+        self.named(VARIABLE)
+    }
+
+    /// The bounds in a variable of the program's own.
+    pub fn named<'a>(&'a self, name: &'a str) -> Constant<'a> {
+        Constant { name, value: self.0.as_bytes() }
     }
 }
 

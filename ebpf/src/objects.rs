@@ -18,6 +18,8 @@ macro_rules! object {
 impl Object {
     /// Dropped packets.
     pub const PACKETLOSS: Self = object!("packetloss", optional: &["tcp_conn_request"]);
+    /// Handshakes, lifetimes and failures of TCP connections.
+    pub const TCPCONNECT: Self = object!("tcpconnect", optional: &["tcp_retransmit_synack"]);
     /// Segments that TCP sends again.
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
 }

@@ -1,6 +1,7 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
 mod connection;
+mod errno;
 mod machine;
 mod netdev;
 mod observed;
@@ -8,6 +9,7 @@ pub mod packetloss;
 mod sums;
 pub mod task;
 mod tcp;
+mod tcpconnect;
 mod tcpretrans;
 mod udp;
 
@@ -29,6 +31,7 @@ use crate::{
 pub const PROBES: &[&Definition] = &[
     &packetloss::DEFINITION,
     &tcpretrans::DEFINITION,
+    &tcpconnect::DEFINITION,
     &tcp::DEFINITION,
     &udp::DEFINITION,
     &netdev::DEFINITION,

@@ -170,6 +170,30 @@ struct retransmit_event {
 	u32 reserved;
 };
 
+enum handshake_role {
+	ROLE_CLIENT = 1,
+	ROLE_SERVER = 2,
+};
+
+struct handshake_key {
+	struct entity entity;
+	u32 role;   /* enum handshake_role */
+	u32 family; /* 4 or 6 */
+};
+
+struct connect_failure_key {
+	struct entity entity;
+	u32 error; /* errno; 0: the application gave up */
+	u32 family;
+};
+
+struct connect_event {
+	struct event_head head;
+	u64 duration; /* ns since the request */
+	u32 error;    /* errno; 0: the application gave up */
+	u32 attempts; /* requests sent */
+};
+
 /* How a free is classified before the packet is looked at. */
 enum verdict {
 	VERDICT_LOSS = 0,

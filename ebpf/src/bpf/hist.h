@@ -13,22 +13,27 @@
  */
 const volatile u64 histogram_bounds[HISTOGRAM_BUCKETS - 1];
 
-static __always_inline u32 bucket_of(u64 ns)
+static __always_inline u32 bucket_of(u64 ns, const volatile u64 *bounds)
 {
 	u32 bucket = 0, step;
 
 #pragma unroll
 	for (step = HISTOGRAM_BUCKETS / 2; step; step /= 2)
-		if (ns > histogram_bounds[(bucket + step - 1) & (HISTOGRAM_BUCKETS - 1)])
+		if (ns > bounds[(bucket + step - 1) & (HISTOGRAM_BUCKETS - 1)])
 			bucket += step;
 	return bucket;
 }
 
-/* Counts one duration. CPUs share the histogram. */
+/* Counts one duration in a histogram with bounds of its own. CPUs share the histogram. */
+static __always_inline void observe_within(struct histogram *h, u64 ns, const volatile u64 *bounds)
+{
+	__sync_fetch_and_add(&h->buckets[bucket_of(ns, bounds) & (HISTOGRAM_BUCKETS - 1)], 1);
+	__sync_fetch_and_add(&h->sum, ns);
+}
+
 static __always_inline void observe(struct histogram *h, u64 ns)
 {
-	__sync_fetch_and_add(&h->buckets[bucket_of(ns) & (HISTOGRAM_BUCKETS - 1)], 1);
-	__sync_fetch_and_add(&h->sum, ns);
+	observe_within(h, ns, histogram_bounds);
 }
 
 #endif

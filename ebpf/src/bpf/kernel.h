@@ -27,11 +27,16 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 #define BPF_ANY	    0
 #define BPF_NOEXIST 1
+
+#define BPF_F_NO_PREALLOC	    1
+#define BPF_SK_STORAGE_GET_F_CREATE 1
 
 /* include/linux/socket.h, include/net/tcp_states.h, include/uapi/linux/{if_ether,in}.h */
 #define AF_INET		 2
@@ -164,6 +169,8 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	struct sock_cgroup_data sk_cgrp_data;
+	u16 sk_protocol;
+	s32 sk_err;
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
 };
@@ -175,12 +182,17 @@ struct inet_connection_sock {
 };
 
 struct tcp_sock {
+	u32 total_retrans;
 	u32 snd_cwnd;
 	u32 srtt_us; /* eight times the smoothed round-trip time */
 };
 
 struct request_sock {
 	u8 num_retrans;
+};
+
+struct tcp_request_sock {
+	u64 snt_synack; /* CLOCK_MONOTONIC, us */
 };
 
 struct tcp_skb_cb {

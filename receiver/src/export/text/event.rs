@@ -8,6 +8,7 @@ use super::{attribute, text_of, time_of_day};
 /// What kinds of event are called in a line, and which attribute says what sort of it one is.
 const KINDS: &[(&Event, &str, &Attribute)] = &[
     (&event::PACKET_DROPPED, "drop", &key::PACKET_DROP_REASON),
+    (&event::TCP_CONNECT_FAILED, "connect", &key::ERROR_TYPE),
     (&event::TCP_RETRANSMITTED, "retrans", &key::TCP_RETRANSMIT_TYPE),
 ];
 
