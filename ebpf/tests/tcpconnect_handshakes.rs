@@ -231,6 +231,7 @@ fn failed_attempts_are_counted_by_cause_and_told() {
         let records = std::iter::from_fn(|| probe.ring.take::<connect_event>()).map(Result::unwrap);
         let told: Vec<connect_event> = records.filter(|event| event.head.entity.netns == inode).collect();
         assert_eq!(told.len(), 8);
+        assert!(told.iter().all(|event| event.head.connection.local_port != 0), "{told:?}");
         let last = told.last().unwrap();
         assert_eq!((last.error, last.attempts, last.head.connection.peer_port), (0, 2, PORT));
         assert!((1_400_000_000..3_000_000_000).contains(&last.duration), "{last:?}");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The ends of a socket. All that is read is in the part that requests and time-wait sockets have too. */
+/* The ends of a socket. What is read of others than closed ones is in the part that requests and time-wait
+ * sockets have too. */
 #ifndef JITTERSCOPE_CONNECTION_H
 #define JITTERSCOPE_CONNECTION_H
 
@@ -28,12 +29,22 @@ static __always_inline u8 family_of(struct sock *sk)
 	}
 }
 
+/* A socket that closes has given its number back already; what it sent from is still there. */
+static __always_inline u16 local_port(struct sock *sk, u8 state)
+{
+	u16 number = BPF_CORE_READ(sk, __sk_common.skc_num);
+
+	if (number || state != TCP_CLOSE)
+		return number;
+	return bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+}
+
 static __always_inline void fill_connection(struct connection *c, struct sock *sk)
 {
 	c->family = family_of(sk);
 	c->state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	c->protocol = IPPROTO_TCP;
-	c->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	c->local_port = local_port(sk, c->state);
 	c->peer_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	if (c->family == 4) {
 		BPF_CORE_READ_INTO((u32 *)c->local_address, sk, __sk_common.skc_rcv_saddr);

@@ -175,6 +175,10 @@ struct sock {
 	u32 sk_max_ack_backlog;
 };
 
+struct inet_sock {
+	__be16 inet_sport;
+};
+
 struct inet_connection_sock {
 	u8 icsk_retransmits;
 	u8 icsk_pending;
