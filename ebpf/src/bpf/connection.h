@@ -34,7 +34,7 @@ static __always_inline u16 local_port(struct sock *sk, u8 state)
 {
 	u16 number = BPF_CORE_READ(sk, __sk_common.skc_num);
 
-	if (number || state != TCP_CLOSE)
+	if (number || state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV)
 		return number;
 	return bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 }
