@@ -20,6 +20,8 @@ impl Object {
     pub const PACKETLOSS: Self = object!("packetloss", optional: &["tcp_conn_request"]);
     /// Handshakes, lifetimes and failures of TCP connections.
     pub const TCPCONNECT: Self = object!("tcpconnect", optional: &["tcp_retransmit_synack"]);
+    /// Resets of TCP connections.
+    pub const TCPRESET: Self = object!("tcpreset", optional: &[]);
     /// Segments that TCP sends again.
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
 }

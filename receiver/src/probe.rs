@@ -10,6 +10,7 @@ mod sums;
 pub mod task;
 mod tcp;
 mod tcpconnect;
+mod tcpreset;
 mod tcpretrans;
 mod udp;
 
@@ -31,6 +32,7 @@ use crate::{
 pub const PROBES: &[&Definition] = &[
     &packetloss::DEFINITION,
     &tcpretrans::DEFINITION,
+    &tcpreset::DEFINITION,
     &tcpconnect::DEFINITION,
     &tcp::DEFINITION,
     &udp::DEFINITION,

@@ -170,6 +170,20 @@ struct retransmit_event {
 	u32 reserved;
 };
 
+struct reset_key {
+	struct entity entity;
+	u32 reason;   /* enum sk_rst_reason of the running kernel, plus one; 0: it gives none */
+	u8 direction; /* enum direction */
+	u8 state;     /* of the socket, include/net/tcp_states.h */
+	u8 family;    /* 4 or 6 */
+	u8 reserved;
+};
+
+struct reset_event {
+	struct event_head head;
+	struct reset_key key;
+};
+
 enum handshake_role {
 	ROLE_CLIENT = 1,
 	ROLE_SERVER = 2,

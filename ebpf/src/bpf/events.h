@@ -40,8 +40,8 @@ static __always_inline void *reserve_event(const u64 size)
 	return e;
 }
 
-/* An event of a socket, `size` bytes with the head filled; NULL when there is to be none. */
-static __always_inline void *begin_event(const struct entity *entity, struct sock *sk, const u64 size)
+/* An event of an entity, `size` bytes with time and entity filled; NULL when there is to be none. */
+static __always_inline void *begin_event_of(const struct entity *entity, const u64 size)
 {
 	u64 now = bpf_ktime_get_boot_ns();
 	struct event_head *e;
@@ -53,6 +53,16 @@ static __always_inline void *begin_event(const struct entity *entity, struct soc
 		return NULL;
 	e->time = now;
 	e->entity = *entity;
+	return e;
+}
+
+/* An event of a socket, `size` bytes with the head filled; NULL when there is to be none. */
+static __always_inline void *begin_event(const struct entity *entity, struct sock *sk, const u64 size)
+{
+	struct event_head *e = begin_event_of(entity, size);
+
+	if (!e)
+		return NULL;
 	e->socket_cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	fill_connection(&e->connection, sk);
 	return e;

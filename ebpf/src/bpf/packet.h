@@ -177,15 +177,22 @@ static __always_inline u8 tcp_flags(const struct packet *p)
 	return flags;
 }
 
-static __always_inline void parse_transport(const struct packet *p, struct drop_event *e)
+/* Source and destination port in host order; 0 where the packet has none or they are not in its linear part.
+ */
+static __always_inline void parse_ports(const struct packet *p, u16 *source, u16 *destination)
 {
 	u16 ports[2] = {};
 
 	if (!p->transport || !has_ports(p->protocol) || p->transport + sizeof(ports) > p->end)
 		return;
 	bpf_probe_read_kernel(ports, sizeof(ports), p->transport);
-	e->source_port = bpf_ntohs(ports[0]);
-	e->destination_port = bpf_ntohs(ports[1]);
+	*source = bpf_ntohs(ports[0]);
+	*destination = bpf_ntohs(ports[1]);
+}
+
+static __always_inline void parse_transport(const struct packet *p, struct drop_event *e)
+{
+	parse_ports(p, &e->source_port, &e->destination_port);
 	e->tcp_flags = tcp_flags(p);
 }
 

@@ -59,7 +59,7 @@ pub(super) fn ends(of: &connection) -> String {
 }
 
 /// States of TCP by the kernel's number (`include/net/tcp_states.h`). A request that is no socket yet has its own.
-fn state(number: u8) -> Option<State> {
+pub(super) fn state(number: u8) -> Option<State> {
     let states = [
         State::Established,
         State::SynSent,

@@ -9,6 +9,7 @@ use super::{attribute, text_of, time_of_day};
 const KINDS: &[(&Event, &str, &Attribute)] = &[
     (&event::PACKET_DROPPED, "drop", &key::PACKET_DROP_REASON),
     (&event::TCP_CONNECT_FAILED, "connect", &key::ERROR_TYPE),
+    (&event::TCP_RESET, "reset", &key::TCP_RESET_REASON),
     (&event::TCP_RETRANSMITTED, "retrans", &key::TCP_RETRANSMIT_TYPE),
 ];
 

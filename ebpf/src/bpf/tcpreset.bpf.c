@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tcpreset: resets of connections, sent and received, with the state that they met and, since 6.10, the
+ * kernel's reason. Before that the tracepoint does not fire for a packet without a socket: resets of closed
+ * ports are OutRsts' alone.
+ */
+#include "kernel.h"
+#include "abi.h"
+#include "account.h"
+#include "device.h"
+#include "entity.h"
+#include "events.h"
+#include "packet.h"
+
+/* Arguments of the tcp_send_reset tracepoint: 2 (sk, skb), 3 with a reason (6.10). */
+const volatile u32 arguments;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct reset_key);
+	__type(value, u64);
+} resets SEC(".maps");
+
+/* The answered packet's receiver is this side. */
+static __always_inline void fill_from_packet(struct connection *c, const struct packet *p, u8 state)
+{
+	c->family = p->family;
+	c->protocol = p->protocol;
+	c->state = state;
+	parse_addresses(p, c->peer_address, c->local_address);
+	parse_ports(p, &c->peer_port, &c->local_port);
+}
+
+static __always_inline int sent(u64 *ctx)
+{
+	struct reset_key k = {.direction = DIRECTION_TRANSMIT, .state = TCP_CLOSE};
+	struct sock *sk = (void *)ctx[0];
+	struct sk_buff *skb = (void *)ctx[1];
+	struct packet p = {};
+	struct reset_event *e;
+	struct net *net;
+
+	if (arguments >= 3)
+		k.reason = ctx[2] + 1;
+	if (skb) {
+		look(&p, skb, 0);
+		parse(&p);
+		k.family = p.family;
+	} else if (sk) {
+		k.family = family_of(sk);
+	}
+	if (sk) {
+		entity_of(&k.entity, sk);
+		k.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	} else {
+		net = device_net(p.dev);
+		k.entity.netns = net_inode(net);
+		k.entity.netns_cookie = net_cookie(net);
+	}
+	count(&resets, &k);
+	e = begin_event_of(&k.entity, sizeof(*e));
+	if (!e)
+		return 0;
+	e->key = k;
+	if (skb)
+		fill_from_packet(&e->head.connection, &p, k.state);
+	else if (sk)
+		fill_connection(&e->head.connection, sk);
+	if (sk)
+		e->head.socket_cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	end_event(e);
+	return 0;
+}
+
+static __always_inline int received(u64 *ctx)
+{
+	struct reset_key k = {.direction = DIRECTION_RECEIVE};
+	struct sock *sk = (void *)ctx[0];
+	struct reset_event *e;
+
+	entity_of(&k.entity, sk);
+	k.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	k.family = family_of(sk);
+	count(&resets, &k);
+	e = begin_event(&k.entity, sk, sizeof(*e));
+	if (!e)
+		return 0;
+	e->key = k;
+	end_event(e);
+	return 0;
+}
+
+SEC("tp_btf/tcp_send_reset")
+int sent_btf(u64 *ctx)
+{
+	return sent(ctx);
+}
+
+SEC("raw_tp/tcp_send_reset")
+int sent_raw(u64 *ctx)
+{
+	return sent(ctx);
+}
+
+SEC("tp_btf/tcp_receive_reset")
+int received_btf(u64 *ctx)
+{
+	return received(ctx);
+}
+
+SEC("raw_tp/tcp_receive_reset")
+int received_raw(u64 *ctx)
+{
+	return received(ctx);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,213 @@
+//! Resets of TCP connections, by who sent them, the state that they met, and the kernel's reason.
+
+use std::collections::HashMap;
+
+use jitterscope_ebpf::{
+    Constant, Kernel, Object, Observer, ObserverOptions, PerCpuTable, TableError,
+    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, entity, reset_event, reset_key},
+};
+use jitterscope_semconv::{
+    Metric, attribute as key, event as events, metric,
+    value::{NetworkConnectionState, NetworkIoDirection, NetworkType},
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    connection::{attributes, ends, family_name, state},
+    machine::EBPF_CAPABILITIES,
+    observed::{Fill, Observed, Reading, origin},
+    sums::Sums,
+};
+use crate::{
+    batch::{
+        Batch, Occurrence,
+        attributes::{Pair, key_value},
+    },
+    clock::Clock,
+    round::Round,
+};
+
+/// Resets.
+pub(super) static DEFINITION: Definition = Definition {
+    name: "tcpreset",
+    use_when: "connections break: which side reset which connection, in which state, and why",
+    source: Source::Ebpf,
+    overhead: Overhead::Low,
+    default: true,
+    capabilities: EBPF_CAPABILITIES,
+    options: &[ProbeOption::Events],
+    metrics: &[&metric::TCP_RESETS],
+    events: &[&events::TCP_RESET],
+    open,
+};
+
+/// Most series: some ten combinations of direction, reason and state for each of 400 pods.
+const SERIES: u32 = 4096;
+/// The tracepoint that tells the reason, on kernels that give one.
+const TRACEPOINT: &str = "tcp_send_reset";
+/// What the kernel's names of reasons begin with.
+const PREFIX: &str = "SK_RST_REASON_";
+
+struct TcpReset {
+    observer: Observer,
+    resets: PerCpuTable<reset_key, u64>,
+    /// The running kernel's names, by number.
+    reasons: HashMap<u32, String>,
+}
+
+fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
+    let kernel = opening.machine.kernel()?;
+    let arguments = kernel.btf().tracepoint_arguments(TRACEPOINT).unwrap_or(2) as u32;
+    let options = ObserverOptions {
+        constants: &[Constant { name: "arguments", value: arguments.as_bytes() }],
+        entries: &[("resets", SERIES)],
+        ..ObserverOptions::new(opening.machine.host_netns()?)
+    };
+    let observer = Observer::open(&Object::TCPRESET, kernel, &options)?;
+    let resets = observer.loaded().per_cpu_table("resets")?;
+    Observed::start(TcpReset { observer, resets, reasons: reasons(kernel) }, opening)
+}
+
+/// `enum sk_rst_reason` (include/net/rstreason.h, 6.10); empty before.
+fn reasons(kernel: &Kernel) -> HashMap<u32, String> {
+    let constants = kernel.btf().enumerators("sk_rst_reason").unwrap_or_default();
+    let name = |name: String| name.strip_prefix(PREFIX).map(str::to_owned).unwrap_or(name);
+    constants.into_iter().map(|(constant, value)| (value as u32, name(constant))).collect()
+}
+
+impl TcpReset {
+    /// The kernel's name of the reason in a key; `None` where it gives none.
+    fn reason(&self, number: u32) -> Option<String> {
+        let number = number.checked_sub(1)?;
+        Some(self.reasons.get(&number).cloned().unwrap_or_else(|| number.to_string()))
+    }
+
+    fn what(&self, of: &reset_key) -> Option<What> {
+        Some(What {
+            direction: direction(of.direction)?,
+            reason: self.reason(of.reason),
+            state: state(of.state)?,
+            family: family_name(of.family)?,
+        })
+    }
+}
+
+impl Reading for TcpReset {
+    type Record = reset_event;
+
+    fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    fn observer_mut(&mut self) -> &mut Observer {
+        &mut self.observer
+    }
+
+    fn emit(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Vec<Fill>, CollectError> {
+        let mut sums = Sums::default();
+        let entries = self.resets.for_each(|key, resets| {
+            if let Some(what) = self.what(key) {
+                sums.add(round, &origin(&key.entity), what, resets);
+            }
+        })?;
+        for sum in sums {
+            let mut emit = batch.entity(&sum.entity, Some(attached));
+            emit.counter(&metric::TCP_RESETS, &sum.what.attributes(), sum.value);
+        }
+        Ok(vec![Fill { map: "resets", entries, limit: SERIES as usize }])
+    }
+
+    fn overflows_to(&self) -> &'static Metric {
+        &metric::TCP_RESETS
+    }
+
+    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
+        self.resets.retain(|key, _| !is_gone(&key.entity)).map(drop)
+    }
+
+    fn occurrence(&mut self, record: &reset_event, clock: &Clock) -> Occurrence {
+        let reason = self.reason(record.key.reason);
+        let direction = direction(record.key.direction);
+        let mut facts = attributes(&record.head.connection);
+        facts.extend(direction.map(|direction| key_value(&key::NETWORK_IO_DIRECTION, direction.as_str())));
+        facts.extend(reason.as_deref().map(|reason| key_value(&key::TCP_RESET_REASON, reason)));
+        let who = match direction {
+            Some(NetworkIoDirection::Receive) => "reset by the other side",
+            _ => "reset by this side",
+        };
+        let why = reason.as_deref().and_then(explain).unwrap_or("the kernel gives no reason");
+        let body = match direction {
+            Some(NetworkIoDirection::Receive) => format!("{}: {who}", ends(&record.head.connection)),
+            _ => format!("{}: {who}: {why}", ends(&record.head.connection)),
+        };
+        Occurrence {
+            event: &events::TCP_RESET,
+            time_unix_nano: clock.at_boot(record.head.time),
+            origin: origin(&record.head.entity),
+            body,
+            attributes: facts,
+        }
+    }
+
+    fn limitation(&self) -> Option<String> {
+        self.reasons.is_empty().then(|| {
+            "the kernel tells neither reasons nor answers of closed ports (before 6.10): these are in \
+             tcp.segment.resets only"
+                .to_owned()
+        })
+    }
+}
+
+/// What resets are told apart by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct What {
+    direction: NetworkIoDirection,
+    reason: Option<String>,
+    state: NetworkConnectionState,
+    family: NetworkType,
+}
+
+impl What {
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        let mut attributes: Vec<Pair<'_>> = vec![
+            (&key::NETWORK_IO_DIRECTION, self.direction.as_str().into()),
+            (&key::NETWORK_CONNECTION_STATE, self.state.as_str().into()),
+            (&key::NETWORK_TYPE, self.family.as_str().into()),
+        ];
+        attributes.extend(self.reason.as_deref().map(|reason| (&key::TCP_RESET_REASON, reason.into())));
+        attributes
+    }
+}
+
+fn direction(number: u8) -> Option<NetworkIoDirection> {
+    match u32::from(number) {
+        DIRECTION_TRANSMIT => Some(NetworkIoDirection::Transmit),
+        DIRECTION_RECEIVE => Some(NetworkIoDirection::Receive),
+        _ => None,
+    }
+}
+
+/// The commoner reasons in words.
+fn explain(reason: &str) -> Option<&'static str> {
+    let words = [
+        ("NO_SOCKET", "nobody listens on the port, or the connection is not known here"),
+        ("TCP_ABORT_ON_CLOSE", "the application closed it while data was unread"),
+        ("TCP_ABORT_ON_DATA", "data came after the application had closed it"),
+        ("TCP_ABORT_ON_LINGER", "the application closed it with linger 0"),
+        ("TCP_ABORT_ON_MEMORY", "TCP's memory is used up"),
+        ("TCP_KEEPALIVE_TIMEOUT", "keepalives were not answered"),
+        ("TCP_DISCONNECT_WITH_DATA", "the application disconnected it while data was unread or unsent"),
+        ("TCP_STATE", "the application ended it in this state"),
+        ("TCP_TIMEWAIT_SOCKET", "a packet came for a connection that had ended"),
+        ("TCP_INVALID_ACK_SEQUENCE", "what was acknowledged had not been sent"),
+        ("TCP_TOO_OLD_ACK", "an acknowledgement was too old"),
+        ("TCP_RFC7323_PAWS", "a timestamp was too old"),
+    ];
+    words.iter().find(|(name, _)| *name == reason).map(|(_, words)| *words)
+}
