@@ -32,7 +32,7 @@ pub struct Options {
     pub ring: u32,
     /// Most entities whose events are limited each by itself.
     pub limiters: u32,
-    /// Hooks to leave alone.
+    /// Hooks to leave alone, or forms of them: see [`LoadOptions::without`].
     pub without: Vec<String>,
 }
 

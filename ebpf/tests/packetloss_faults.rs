@@ -6,13 +6,16 @@ mod common;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use common::{Namespace, Network, Probe, can_load, eventually, sh};
+use jitterscope_ebpf::Form;
 use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, NEIGHBOUR_MAC, drop_key, neighbour,
     neighbour_key,
 };
+use jitterscope_ebpf::packetloss::Options;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
 
 const RECEIVE: u8 = DIRECTION_RECEIVE as u8;
@@ -280,14 +283,11 @@ fn connect_all(from: &Namespace, to: SocketAddr, count: usize) -> Vec<io::Result
     })
 }
 
-#[test]
-fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_hook() {
-    if !can_load() {
-        return;
-    }
-    let network = Network::new();
-    let probe = Probe::open(&network);
-    let watched = probe.probe.observer.loaded().attachments().iter().any(|a| a.hook == "tcp_conn_request");
+/// Fills the accept queue of a listener, in both families, and compares what is refused with the kernel's counter. The form
+/// in which the hook is watched, if it is.
+fn refuse_syns(network: &Network, probe: &Probe) -> Option<Form> {
+    let attachments = probe.probe.observer.loaded().attachments();
+    let form = attachments.iter().find(|a| a.hook == "tcp_conn_request").map(|a| a.form);
     for family in FAMILIES {
         let inode = network.b.inode();
         let listener = listener(&network.b, Network::address(2, family), 1);
@@ -300,11 +300,39 @@ fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_ho
         assert!(refused > 0);
         let counted = probe
             .count(|k| k.source == DROP_SOURCE_LISTEN_OVERFLOW && k.netns == inode && k.family == family);
-        assert_eq!(counted, if watched { refused } else { 0 });
+        assert_eq!(counted, if form.is_some() { refused } else { 0 });
     }
     let missing = probe.probe.observer.loaded().missing().iter().any(|m| m.hook == "tcp_conn_request");
-    assert_ne!(watched, missing, "a hook is watched, or missing with its reason");
-    println!("tcp_conn_request watched: {watched}");
+    assert_ne!(form.is_some(), missing, "a hook is watched, or missing with its reason");
+    form
+}
+
+#[test]
+fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_hook() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let probe = Probe::open(&network);
+    println!("tcp_conn_request is watched by {:?}", refuse_syns(&network, &probe));
+}
+
+/// Without its trampoline, which every kernel that has both prefers.
+#[test]
+fn a_syn_that_a_full_accept_queue_refuses_is_counted_by_a_kprobe_too() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let without = vec!["fentry/tcp_conn_request".to_owned()];
+    let probe = Probe::open_with(&Options { without, ..Options::new(network.router.inode()) });
+    let form = refuse_syns(&network, &probe);
+    if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+        assert_eq!(form, Some(Form::Kprobe), "{:?}", probe.probe.observer.loaded().missing());
+    } else {
+        assert_eq!(form, None);
+        println!("skipped: needs a kernel with kprobes; the virtual machines have them");
+    }
 }
 
 #[test]
