@@ -16,10 +16,8 @@ mod image;
 mod messages;
 
 use client::Client;
-use messages::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig,
-    PodSandboxConfig, PodSandboxMetadata,
-};
+use jitterscope::pods::{ContainerMetadata, PodSandboxMetadata};
+use messages::{ContainerConfig, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig, PodSandboxConfig};
 
 /// How long containerd may take to open its socket, and to make or remove a pod.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -101,7 +99,6 @@ impl Containerd {
                 name: name.to_owned(),
                 uid: uid.clone(),
                 namespace: namespace.to_owned(),
-                attempt: 0,
             }),
             log_directory: self.directory.path().join("logs").display().to_string(),
             linux: Some(LinuxPodSandboxConfig { cgroup_parent: format!("/kubepods/besteffort/pod{uid}") }),
@@ -117,7 +114,7 @@ impl Containerd {
     /// Runs busybox with these arguments in a pod, for example `["sleep", "600"]`.
     pub async fn start_container(&mut self, pod: &Pod, name: &str, arguments: &[&str]) -> Result<Container> {
         let config = ContainerConfig {
-            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            metadata: Some(ContainerMetadata { name: name.to_owned() }),
             image: Some(ImageSpec { image: image::NAME.to_owned() }),
             command: vec!["/bin/busybox".to_owned()],
             args: arguments.iter().map(|argument| (*argument).to_owned()).collect(),

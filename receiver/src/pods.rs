@@ -33,7 +33,7 @@ mod tree;
 mod writer;
 
 pub use address::Address;
-pub use cri::CriState;
+pub use cri::{CriState, messages::ContainerMetadata, messages::PodSandboxMetadata};
 pub use entity::{Entity, EntityKind};
 pub use origin::{Netns, Origin};
 pub use registry::MAX_ENTITIES;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 mod client;
-mod messages;
+pub(super) mod messages;
 
 use super::CriSetting;
 use super::names::{Memory, Names};
