@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::clean_up::remember_cgroup;
+
 mod clean_up;
 mod client;
 mod image;
@@ -106,7 +108,7 @@ impl Containerd {
         };
         let pod =
             Pod { uid, name: name.to_owned(), namespace: namespace.to_owned(), config, ..Pod::default() };
-        clean_up::remember_cgroup(self.directory.path(), pod.cgroup())?;
+        remember_cgroup(self.directory.path(), pod.cgroup())?;
         let sandbox = self.client.run_pod_sandbox(pod.config.clone()).await?;
         Ok(Pod { pid: self.first_process(&sandbox)?, sandbox, ..pod })
     }
@@ -138,7 +140,7 @@ impl Containerd {
         };
         let id = uuid()? + &uuid()?;
         let cgroup = format!("/docker/{id}");
-        clean_up::remember_cgroup(self.directory.path(), &cgroup)?;
+        remember_cgroup(self.directory.path(), &cgroup)?;
         let mut run = ctr(&self.socket());
         run.args(["run", "--detach", "--snapshotter", "native", "--cgroup", &cgroup, "--runc-root"])
             .arg(self.directory.path().join("runc"))
@@ -198,7 +200,7 @@ fn output(command: &mut Command) -> Result<String> {
 }
 
 /// A name for the bridge and a number for its network, from the directory's random name: tests run side by side.
-fn unique(directory: &Path) -> (String, u8) {
+pub(crate) fn unique(directory: &Path) -> (String, u8) {
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let random: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let number = random.bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte));
