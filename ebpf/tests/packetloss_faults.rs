@@ -5,85 +5,16 @@
 mod common;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Namespace, Network, Probe, can_load, eventually, sh};
+use common::expected::{Expected, FAMILIES, RECEIVE, TRANSMIT, datagrams, udp};
+use common::{Namespace, Network, Probe, can_load, eventually};
 use jitterscope_ebpf::Form;
-use jitterscope_ebpf::abi::{
-    DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, NEIGHBOUR_MAC, drop_key, neighbour,
-    neighbour_key,
-};
+use jitterscope_ebpf::abi::DROP_SOURCE_LISTEN_OVERFLOW;
 use jitterscope_ebpf::packetloss::Options;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
-
-const RECEIVE: u8 = DIRECTION_RECEIVE as u8;
-const TRANSMIT: u8 = DIRECTION_TRANSMIT as u8;
-const FAMILIES: [u8; 2] = [4, 6];
-
-/// What a fault must be counted as.
-struct Expected {
-    family: u8,
-    protocol: u8,
-    direction: u8,
-    /// Dropped by the router, on behalf of the container.
-    host: bool,
-    /// Any of these, where the kernel gives reasons; empty where it has none for this.
-    reasons: &'static [&'static str],
-}
-
-impl Expected {
-    fn matches(&self, probe: &Probe, charged: u32, key: &drop_key) -> bool {
-        let reason = probe.probe.reasons().name(key.reason);
-        let right_reason =
-            !probe.probe.reasons().exist() || reason.is_some_and(|r| self.reasons.contains(&r));
-        let place = (key.family, key.protocol, key.direction, key.host != 0);
-        key.netns == charged
-            && right_reason
-            && place == (self.family, self.protocol, self.direction, self.host)
-    }
-
-    fn count(&self, probe: &Probe, charged: &Namespace) -> u64 {
-        let inode = charged.inode();
-        probe.count(|key| self.matches(probe, inode, key))
-    }
-
-    /// Runs `fault` and waits until it is counted `times`.
-    fn rises_by(
-        &self,
-        network: &Network,
-        probe: &Probe,
-        charged: &Namespace,
-        times: u64,
-        fault: impl FnOnce(),
-    ) {
-        let before = self.count(probe, charged);
-        fault();
-        let reached = || self.count(probe, charged) - before >= times;
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        while !reached() && std::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let counted = self.count(probe, charged) - before;
-        let all = [&network.router, &network.a, &network.b];
-        assert_eq!(counted, times, "family {}:\n{}", self.family, probe.describe(&all));
-    }
-}
-
-fn udp(family: u8) -> UdpSocket {
-    UdpSocket::bind(if family == 4 { "0.0.0.0:0" } else { "[::]:0" }).unwrap()
-}
-
-/// Sends datagrams from inside; netfilter's refusal on output is no failure here.
-fn datagrams(from: &Namespace, to: IpAddr, port: u16, count: usize) {
-    from.inside(|| {
-        let socket = udp(if to.is_ipv4() { 4 } else { 6 });
-        for _ in 0..count {
-            let _ = socket.send_to(&[0; 1000], (to, port));
-        }
-    });
-}
 
 #[test]
 fn a_packet_that_netfilter_drops_is_charged_to_the_container_that_it_hit() {
@@ -175,50 +106,6 @@ fn a_queue_of_the_host_is_charged_to_the_container_that_the_packet_came_from() {
         eventually("the queue is full", || expected.count(&probe, &network.a) > 50);
         let on_b = probe.count(|k| k.netns == network.b.inode() && k.host != 0 && k.protocol == 17);
         assert_eq!(on_b, 0, "counted once: {}", probe.describe(&[&network.a, &network.b]));
-    }
-}
-
-/// A third container on a bridge of the router.
-fn bridged(network: &Network) -> Namespace {
-    let container = Namespace::new();
-    let (router, name) = (&network.router.name, &container.name);
-    sh(&format!(
-        "ip -n {router} link add br0 type bridge forward_delay 0 && ip -n {router} link set br0 up && \
-         ip link add name portc netns {router} type veth peer name eth0 netns {name} && \
-         ip -n {router} link set portc master br0 up && ip -n {router} addr add 10.99.3.1/24 dev br0 && \
-         ip -n {router} addr add fd99:3::1/64 dev br0 nodad && ip -n {name} addr add 10.99.3.2/24 dev eth0 && \
-         ip -n {name} addr add fd99:3::2/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
-         ip -n {name} route add default via 10.99.3.1 && ip -n {name} -6 route add default via fd99:3::1"
-    ));
-    container
-}
-
-#[test]
-fn a_packet_that_came_up_through_a_bridge_is_charged_by_the_address_of_its_sender() {
-    if !can_load() {
-        return;
-    }
-    let network = Network::new();
-    let probe = Probe::open(&network);
-    let container = bridged(&network);
-    let mac = container.sh("cat /sys/class/net/eth0/address");
-    let mut key = neighbour_key { kind: NEIGHBOUR_MAC, ..neighbour_key::default() };
-    for (byte, text) in key.address.iter_mut().zip(mac.trim().split(':')) {
-        *byte = u8::from_str_radix(text, 16).unwrap();
-    }
-    let known = neighbour { netns: container.inode(), ..neighbour::default() };
-    probe.probe.neighbours.insert(&key, &known).unwrap();
-    for family in FAMILIES {
-        let reasons = &["NETFILTER_DROP"];
-        let expected = Expected { family, protocol: 17, direction: TRANSMIT, host: true, reasons };
-        let to = Network::address(2, family);
-        network.router.refuse("forward", "udp dport 7777");
-        eventually("the bridge forwards", || {
-            datagrams(&container, to, 7777, 1);
-            expected.count(&probe, &container) > 0
-        });
-        expected.rises_by(&network, &probe, &container, 5, || datagrams(&container, to, 7777, 5));
-        network.router.allow();
     }
 }
 

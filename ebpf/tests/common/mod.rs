@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![expect(clippy::print_stdout, reason = "says why a test is skipped")]
 
+pub(crate) mod expected;
+pub(crate) mod netkit;
+
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -59,7 +62,7 @@ impl Namespace {
         Self { name }
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/run/netns/{}", self.name)
     }
 
@@ -135,9 +138,15 @@ impl Network {
 
     fn connect(&self, container: &Namespace, port: &str, net: u8) {
         let (r, c) = (&self.router.name, &container.name);
+        sh(&format!("ip link add name {port} netns {r} type veth peer name eth0 netns {c}"));
+        self.address_pair(container, port, net);
+    }
+
+    /// Gives both ends of a pair their addresses and waits until it is up.
+    pub(crate) fn address_pair(&self, container: &Namespace, port: &str, net: u8) {
+        let (r, c) = (&self.router.name, &container.name);
         sh(&format!(
-            "ip link add name {port} netns {r} type veth peer name eth0 netns {c} && \
-             ip -n {r} addr add 10.99.{net}.1/24 dev {port} && ip -n {r} addr add fd99:{net}::1/64 dev {port} nodad && \
+            "ip -n {r} addr add 10.99.{net}.1/24 dev {port} && ip -n {r} addr add fd99:{net}::1/64 dev {port} nodad && \
              ip -n {c} addr add 10.99.{net}.2/24 dev eth0 && ip -n {c} addr add fd99:{net}::2/64 dev eth0 nodad && \
              ip -n {r} link set {port} up && ip -n {c} link set eth0 up && \
              ip -n {c} route add default via 10.99.{net}.1 && ip -n {c} -6 route add default via fd99:{net}::1"
