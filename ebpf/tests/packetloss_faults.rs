@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::expected::{Expected, FAMILIES, RECEIVE, TRANSMIT, datagrams, udp};
-use common::{Namespace, Network, Probe, can_load, eventually};
+use common::{Namespace, Network, Probe, can_load, eventually, skip};
 use jitterscope_ebpf::Form;
 use jitterscope_ebpf::abi::DROP_SOURCE_LISTEN_OVERFLOW;
 use jitterscope_ebpf::packetloss::Options;
@@ -218,7 +218,7 @@ fn a_syn_that_a_full_accept_queue_refuses_is_counted_by_a_kprobe_too() {
         assert_eq!(form, Some(Form::Kprobe), "{:?}", probe.probe.observer.loaded().missing());
     } else {
         assert_eq!(form, None);
-        println!("skipped: needs a kernel with kprobes; the virtual machines have them");
+        skip("needs a kernel with kprobes; the virtual machines have them");
     }
 }
 

@@ -1,13 +1,13 @@
 //! What the node drops on behalf of a container, behind whatever device the container is: counted on the container.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
 use std::net::{IpAddr, UdpSocket};
 
 use common::expected::{Expected, FAMILIES, RECEIVE, TRANSMIT, datagrams};
-use common::{Namespace, Network, Probe, can_load, eventually, netkit, sh};
+use common::{Namespace, Network, Probe, can_load, eventually, netkit, sh, skip};
 use jitterscope_ebpf::abi::{NEIGHBOUR_IPV4, NEIGHBOUR_IPV6, NEIGHBOUR_MAC, neighbour, neighbour_key};
 
 /// A third container on a bridge of the router.
@@ -142,7 +142,7 @@ fn a_packet_of_a_container_behind_a_netkit_pair_is_charged_to_it() {
     let container = Namespace::new();
     if let Err(error) = netkit::connect((&network.router, "portk"), (&container, "eth0")) {
         assert!(!netkit::exists(), "the kernel has netkit: {error}");
-        return println!("skipped: needs netkit (6.7 and newer); a virtual machine has it: {error}");
+        return skip(&format!("needs netkit (6.7 and newer); a virtual machine has it: {error}"));
     }
     network.address_pair(&container, "portk", 3);
     let probe = Probe::open(&network);
