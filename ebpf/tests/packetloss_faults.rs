@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::expected::{Expected, FAMILIES, RECEIVE, TRANSMIT, datagrams, udp};
-use common::{Namespace, Network, Probe, can_load, eventually, skip};
+use common::{Namespace, Network, Probe, can_load, eventually, settled, skip};
 use jitterscope_ebpf::Form;
 use jitterscope_ebpf::abi::DROP_SOURCE_LISTEN_OVERFLOW;
 use jitterscope_ebpf::packetloss::Options;
@@ -58,9 +58,8 @@ fn a_full_receive_buffer_is_counted_as_often_as_the_kernel_counts_it() {
         let port = reader.local_addr().unwrap().port();
         let before = network.b.counter(group, counter);
         datagrams(&network.a, Network::address(2, family), port, 600);
-        eventually("the buffer is full", || network.b.counter(group, counter) > before);
-        std::thread::sleep(Duration::from_millis(200));
-        let errors = network.b.counter(group, counter) - before;
+        let errors = settled(|| network.b.counter(group, counter)) - before;
+        assert!(errors > 0, "the buffer is not full");
         let expected =
             Expected { family, protocol: 17, direction: RECEIVE, host: false, reasons: &["SOCKET_RCVBUFF"] };
         assert_eq!(expected.count(&probe, &network.b), errors, "{}", probe.describe(&[&network.b]));

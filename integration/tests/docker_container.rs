@@ -10,7 +10,7 @@ use jitterscope_integration::network::Family;
 use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::telemetry::{Attributes, Point, Record, has};
 use jitterscope_integration::{poll, requirements};
-use jitterscope_semconv::{attribute as key, event, metric};
+use jitterscope_semconv::{Metric, attribute as key, event, metric};
 
 /// Connections that the container tries in each family, to a port where nobody listens.
 const LOST: u64 = 3;
@@ -44,6 +44,68 @@ fn is_loss(attributes: &Attributes, family: Family) -> bool {
         && has(attributes, key::PACKET_DROP_REASON.key, "NO_SOCKET")
 }
 
+/// Tries connections to a port where nobody listens, which the kernel answers with a reset each.
+fn lose(docker: &Docker, container: &Container) {
+    for family in Family::BOTH {
+        for _ in 0..LOST {
+            let address = family.loopback().to_string();
+            assert!(docker.exec(container, &["nc", &address, "9"]).is_err(), "somebody listens");
+        }
+    }
+    assert_eq!(counter(container, "TcpOutRsts"), 2 * LOST);
+}
+
+fn assert_events(receiver: &Receiver, container: &Container, family: Family) {
+    let of_it = |record: &Record| {
+        record.event == event::PACKET_DROPPED.name
+            && is_of(&record.resource, container)
+            && is_loss(&record.attributes, family)
+    };
+    let events = poll::until("an event for each connection", || {
+        let events: Vec<Record> = receiver.printed().unwrap().records().filter(of_it).collect();
+        (events.len() as u64 >= LOST).then_some(events)
+    });
+    let events = events.unwrap();
+    assert_eq!(events.len() as u64, LOST, "{events:#?}");
+    for event in events {
+        assert!(has(&event.resource, key::CONTAINER_RUNTIME_NAME.key, "docker"), "{event:#?}");
+        assert!(!event.resource.contains_key(key::K8S_POD_UID.key), "{event:#?}");
+        let loopback = family.loopback().to_string();
+        assert!(has(&event.attributes, key::DESTINATION_ADDRESS.key, &loopback), "{event:#?}");
+        assert!(has(&event.attributes, key::DESTINATION_PORT.key, "9"), "{event:#?}");
+    }
+}
+
+/// The container's total of a metric over the points that `wanted` takes.
+fn total(
+    receiver: &Receiver,
+    container: &Container,
+    metric: &Metric,
+    wanted: impl Fn(&Attributes) -> bool,
+) -> u64 {
+    let of_it = |point: &Point| is_of(&point.resource, container) && wanted(&point.attributes);
+    receiver.printed().unwrap().total(metric.name, of_it)
+}
+
+fn assert_counters(receiver: &Receiver, container: &Container) {
+    let directed = |metric, direction: &str| {
+        total(receiver, container, metric, |of| has(of, key::NETWORK_IO_DIRECTION.key, direction))
+    };
+    let lost = |family| total(receiver, container, &metric::PACKET_DROPS, |of| is_loss(of, family));
+    poll::until("every packet", || (Family::BOTH.map(lost) == [LOST; 2]).then_some(())).unwrap();
+    poll::until("its segments, as nstat has them", || {
+        let sent = directed(&metric::TCP_SEGMENTS, "transmit");
+        (sent > 0 && sent == counter(container, "TcpOutSegs")).then_some(())
+    })
+    .unwrap();
+    poll::until("its device's bytes, as ip has them", || {
+        let [received, sent] =
+            ["receive", "transmit"].map(|direction| directed(&metric::CONTAINER_NETWORK_IO, direction));
+        (received > 0 && [received, sent] == bytes(container)).then_some(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn drops_and_counters_of_a_docker_container_carry_its_id_and_equal_the_kernels() {
     if !requirements::met(&[&PROGRAMS[..], &["nstat", "nsenter"]].concat()) {
@@ -52,61 +114,7 @@ fn drops_and_counters_of_a_docker_container_carry_its_id_and_equal_the_kernels()
     let mut docker = Docker::start().unwrap();
     let receiver = Receiver::start(&["--format", "json", "--set", "interval=200ms"]).unwrap();
     let container = docker.run(&["sleep", "600"]).unwrap();
-    for family in Family::BOTH {
-        for _ in 0..LOST {
-            let address = family.loopback().to_string();
-            assert!(docker.exec(&container, &["nc", &address, "9"]).is_err(), "somebody listens");
-        }
-    }
-    // The kernel answers each of them, in both families.
-    assert_eq!(counter(&container, "TcpOutRsts"), 2 * LOST);
-    for family in Family::BOTH {
-        let of_it = |record: &Record| {
-            record.event == event::PACKET_DROPPED.name
-                && is_of(&record.resource, &container)
-                && is_loss(&record.attributes, family)
-        };
-        let events = poll::until("an event for each connection", || {
-            let events: Vec<Record> = receiver.printed().unwrap().records().filter(of_it).collect();
-            (events.len() as u64 >= LOST).then_some(events)
-        })
-        .unwrap();
-        assert_eq!(events.len() as u64, LOST, "{events:#?}");
-        for event in events {
-            assert!(has(&event.resource, key::CONTAINER_RUNTIME_NAME.key, "docker"), "{event:#?}");
-            assert!(!event.resource.contains_key(key::K8S_POD_UID.key), "{event:#?}");
-            let loopback = family.loopback().to_string();
-            assert!(has(&event.attributes, key::DESTINATION_ADDRESS.key, &loopback), "{event:#?}");
-            assert!(has(&event.attributes, key::DESTINATION_PORT.key, "9"), "{event:#?}");
-        }
-    }
-
-    let of_it = |point: &Point| is_of(&point.resource, &container);
-    let counted = |family| {
-        receiver
-            .printed()
-            .unwrap()
-            .total(metric::PACKET_DROPS.name, |point| of_it(point) && is_loss(&point.attributes, family))
-    };
-    poll::until("every packet in the counters", || (Family::BOTH.map(counted) == [LOST; 2]).then_some(()))
-        .unwrap();
-    poll::until("its segments, as nstat has them", || {
-        let printed = receiver.printed().unwrap();
-        let transmitted = printed.total(metric::TCP_SEGMENTS.name, |point| {
-            of_it(point) && has(&point.attributes, key::NETWORK_IO_DIRECTION.key, "transmit")
-        });
-        (transmitted > 0 && transmitted == counter(&container, "TcpOutSegs")).then_some(())
-    })
-    .unwrap();
-    poll::until("its device's bytes, as ip has them", || {
-        let before = bytes(&container);
-        let printed = receiver.printed().unwrap();
-        let io = ["receive", "transmit"].map(|direction| {
-            printed.total(metric::CONTAINER_NETWORK_IO.name, |point| {
-                of_it(point) && has(&point.attributes, key::NETWORK_IO_DIRECTION.key, direction)
-            })
-        });
-        (io[0] > 0 && io == before).then_some(())
-    })
-    .unwrap();
+    lose(&docker, &container);
+    Family::BOTH.iter().for_each(|family| assert_events(&receiver, &container, *family));
+    assert_counters(&receiver, &container);
 }

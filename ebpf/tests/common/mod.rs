@@ -56,6 +56,19 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A counter once it has stood still for half a second: on a busy machine datagrams wait in the backlog.
+pub(crate) fn settled(read: impl Fn() -> u64) -> u64 {
+    let mut last = (read(), Instant::now());
+    eventually("the counter stands still", || {
+        let now = read();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_millis(500)
+    });
+    last.0
+}
+
 /// A network namespace, deleted on drop.
 pub(crate) struct Namespace {
     pub(crate) name: String,
