@@ -16,7 +16,7 @@ test:
 	integration/setup.sh test
 	cargo build --workspace
 	cargo test --workspace
-	$(if $(CI),JITTERSCOPE_VM_TESTS=packetloss_faults JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
+	$(if $(CI),JITTERSCOPE_VM_TESTS="packetloss_(faults|node)" JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
 
 bench:
 	integration/setup.sh test

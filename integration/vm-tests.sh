@@ -17,7 +17,7 @@ tests=${JITTERSCOPE_VM_TESTS:-packetloss_}
 # The receiver, for tests that start it; then cargo's list of test programs.
 cargo build --workspace
 mapfile -t programs < <(cargo test --workspace --tests --no-run --message-format=json |
-	sed -nE 's|.*"executable":"([^"]*/'"$tests"'[^"/]*)".*|\1|p')
+	sed -nE 's#.*"executable":"([^"]*/'"$tests"'[^"/]*)".*#\1#p')
 if [ ${#programs[@]} -eq 0 ]; then
 	echo "vm-tests.sh: no test program is named $tests..." >&2
 	exit 1

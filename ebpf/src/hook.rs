@@ -56,6 +56,15 @@ pub(crate) struct Hook {
     pub(crate) programs: Vec<(Form, String)>,
 }
 
+impl Hook {
+    /// What is left of it without `names`, each a hook or one form of it as its section has it; `None`: nothing.
+    pub(crate) fn without(mut self, names: &[&str]) -> Option<Self> {
+        let named = |section: &str| names.contains(&section);
+        self.programs.retain(|(form, _)| !named(&format!("{form}/{}", self.name)));
+        (!named(&self.name) && !self.programs.is_empty()).then_some(self)
+    }
+}
+
 /// Reads the hooks of a compiled object, in the order of first appearance.
 pub(crate) fn hooks(elf: &[u8]) -> Result<Vec<Hook>, object::Error> {
     let file = object::File::parse(elf)?;

@@ -3,11 +3,12 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use aya::Endianness;
 
 use crate::btf::{Btf, BtfError, VMLINUX};
+use crate::symbols::Functions;
 use crate::table::possible_cpus;
 
 /// A kernel that probes cannot be loaded into.
@@ -37,6 +38,7 @@ pub struct Kernel {
     /// False for BTF from a file: its type ids are not the kernel's, so nothing can attach by them.
     own: bool,
     parsed: OnceLock<aya::Btf>,
+    functions: OnceLock<Arc<Functions>>,
     cpus: usize,
 }
 
@@ -47,12 +49,24 @@ impl Kernel {
         let cpus = possible_cpus()
             .map_err(|source| KernelError::Unreadable { path: "/sys/devices/system/cpu/possible", source })?;
         let path = btf.unwrap_or(Path::new(VMLINUX));
-        Ok(Self { btf: Btf::read(path)?, own: btf.is_none(), parsed: OnceLock::new(), cpus })
+        Ok(Self {
+            btf: Btf::read(path)?,
+            own: btf.is_none(),
+            parsed: OnceLock::new(),
+            functions: OnceLock::new(),
+            cpus,
+        })
     }
 
     /// The type information.
     pub fn btf(&self) -> &Btf {
         &self.btf
+    }
+
+    /// The functions, read when they are first asked for; none where the kernel hides them. Whoever goes on naming
+    /// addresses keeps them beyond the life of this value.
+    pub fn functions(&self) -> Arc<Functions> {
+        Arc::clone(self.functions.get_or_init(|| Arc::new(Functions::read().unwrap_or_default())))
     }
 
     /// CPUs that the machine can ever have.

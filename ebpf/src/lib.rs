@@ -26,5 +26,5 @@ pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Mi
 pub use observer::{Observer, ObserverOptions, Telling};
 pub use ring::{Ring, TooShort};
 pub use stats::{MapUsage, ProgramStats, RunTimeStats};
-pub use symbols::{FunctionRange, Symbols, function_ranges};
+pub use symbols::{FunctionRange, Functions, Symbols};
 pub use table::{Merge, PerCpuTable, Table, TableError};

@@ -44,7 +44,8 @@ pub struct LoadOptions<'a> {
     pub constants: &'a [Constant<'a>],
     /// Limits of maps, in entries (bytes for a ring), where they differ from the C file.
     pub entries: &'a [(&'a str, u32)],
-    /// Hooks to leave alone: a probe that knows that the kernel's own account suffices, or a test.
+    /// Hooks to leave alone (`tcp_conn_request`), or one form of them (`fentry/tcp_conn_request`): a probe that knows that
+    /// the kernel's own account suffices, or a test of the next form.
     pub without: &'a [&'a str],
 }
 
@@ -157,8 +158,8 @@ impl Object {
         // Without CAP_SYS_RESOURCE this fails, and since 5.11 nothing needs it.
         let _ = sys::raise_memlock();
         let mut loaded = self.create(options)?;
-        for hook in hooks.iter().filter(|h| !options.without.contains(&h.name.as_str())) {
-            match loaded.attach(hook, options.kernel) {
+        for hook in hooks.into_iter().filter_map(|hook| hook.without(options.without)) {
+            match loaded.attach(&hook, options.kernel) {
                 Ok(attachment) => loaded.attachments.push(attachment),
                 Err(missing) if self.optional.contains(&hook.name.as_str()) => loaded.missing.push(missing),
                 Err(missing) => return Err(LoadError::Hook { object: self.name, missing }),

@@ -3,13 +3,11 @@
 mod harmless;
 mod reasons;
 
-use std::io;
-
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::abi::{HARMLESS_RANGES, VERDICT_LOSS, drop_event, drop_key, neighbour, neighbour_key, range};
 use crate::btf::Btf;
-use crate::symbols::{FunctionRange, function_ranges};
+use crate::symbols::{FunctionRange, Functions};
 use crate::{Constant, Kernel, LoadError, Object, Observer, ObserverOptions, PerCpuTable, Table, TableError};
 
 pub use harmless::{By, HARMLESS, Harmless, Only};
@@ -32,7 +30,7 @@ pub struct Options {
     pub ring: u32,
     /// Most entities whose events are limited each by itself.
     pub limiters: u32,
-    /// Hooks to leave alone.
+    /// Hooks to leave alone, or forms of them: see [`LoadOptions::without`].
     pub without: Vec<String>,
 }
 
@@ -63,7 +61,7 @@ impl PacketLoss {
     /// The kernel refuses it, see [`LoadError`].
     pub fn open(kernel: &Kernel, options: &Options) -> Result<Self, LoadError> {
         let reasons = Reasons::read(kernel.btf());
-        let harmless = harmless_functions().unwrap_or_default();
+        let harmless = harmless_functions(&kernel.functions());
         let constants = Constants::new(kernel.btf(), &reasons, &harmless);
         let without: Vec<&str> = options.without.iter().map(String::as_str).collect();
         let observer = Observer::open(
@@ -118,17 +116,17 @@ pub struct HarmlessFunction {
     pub row: Harmless,
 }
 
-/// Where the functions of [`HARMLESS`] are in the running kernel; fails where the kernel hides its symbols.
-fn harmless_functions() -> io::Result<Vec<HarmlessFunction>> {
+/// Where the functions of [`HARMLESS`] are in the running kernel.
+fn harmless_functions(functions: &Functions) -> Vec<HarmlessFunction> {
     let named = |row: &Harmless| match row.by {
         By::Function(name) => Some((name, *row)),
         By::Reason(_) => None,
     };
     let (names, rows): (Vec<&str>, Vec<Harmless>) = HARMLESS.iter().filter_map(named).unzip();
-    let found = function_ranges(&names)?.into_iter().take(HARMLESS_RANGES as usize);
+    let found = functions.ranges(&names).into_iter().take(HARMLESS_RANGES as usize);
     let with_row =
         |function: FunctionRange| Some(HarmlessFunction { row: *rows.get(function.wanted)?, function });
-    Ok(found.filter_map(with_row).collect())
+    found.filter_map(with_row).collect()
 }
 
 /// Values of the C file's constants.

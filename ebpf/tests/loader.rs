@@ -12,8 +12,8 @@ use jitterscope_ebpf::abi::{drop_key, neighbour, neighbour_key};
 use jitterscope_ebpf::btf::{Btf, VMLINUX};
 use jitterscope_ebpf::packetloss::{Options, PacketLoss};
 use jitterscope_ebpf::{
-    Constant, Form, Kernel, KernelError, LoadError, LoadOptions, Object, PerCpuTable, RunTimeStats, Symbols,
-    Table, TableError,
+    Constant, Form, Functions, Kernel, KernelError, LoadError, LoadOptions, Object, PerCpuTable,
+    RunTimeStats, Symbols, Table, TableError,
 };
 
 fn kernel() -> Kernel {
@@ -251,11 +251,13 @@ fn an_address_inside_a_function_has_its_name_and_offset() {
     if !can_load() {
         return;
     }
-    let ranges = jitterscope_ebpf::function_ranges(&["tcp_sendmsg", "no_such_function"]).unwrap();
+    let functions = std::sync::Arc::new(Functions::read().unwrap());
+    let ranges = functions.ranges(&["tcp_sendmsg", "no_such_function"]);
     let range = ranges.iter().find(|r| r.name == "tcp_sendmsg").unwrap();
     assert!(ranges.iter().all(|r| r.wanted == 0 && r.end > r.start));
-    let mut symbols = Symbols::default();
-    symbols.learn(&[range.start + 5, 1]);
-    assert_eq!(symbols.name(range.start + 5), Some("tcp_sendmsg+0x5"));
-    assert_eq!(symbols.name(1), None);
+    for mut symbols in [Symbols::default(), Symbols::new(functions)] {
+        symbols.learn(&[range.start + 5, 1]);
+        assert_eq!(symbols.name(range.start + 5), Some("tcp_sendmsg+0x5"));
+        assert_eq!(symbols.name(1), None);
+    }
 }

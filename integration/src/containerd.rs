@@ -10,16 +10,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::clean_up::remember_cgroup;
+
 mod clean_up;
 mod client;
 mod image;
 mod messages;
 
 use client::Client;
-use messages::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig,
-    PodSandboxConfig, PodSandboxMetadata,
-};
+use jitterscope::pods::{ContainerMetadata, PodSandboxMetadata};
+use messages::{ContainerConfig, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig, PodSandboxConfig};
 
 /// How long containerd may take to open its socket, and to make or remove a pod.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -101,7 +101,6 @@ impl Containerd {
                 name: name.to_owned(),
                 uid: uid.clone(),
                 namespace: namespace.to_owned(),
-                attempt: 0,
             }),
             log_directory: self.directory.path().join("logs").display().to_string(),
             linux: Some(LinuxPodSandboxConfig { cgroup_parent: format!("/kubepods/besteffort/pod{uid}") }),
@@ -109,7 +108,7 @@ impl Containerd {
         };
         let pod =
             Pod { uid, name: name.to_owned(), namespace: namespace.to_owned(), config, ..Pod::default() };
-        clean_up::remember_cgroup(self.directory.path(), pod.cgroup())?;
+        remember_cgroup(self.directory.path(), pod.cgroup())?;
         let sandbox = self.client.run_pod_sandbox(pod.config.clone()).await?;
         Ok(Pod { pid: self.first_process(&sandbox)?, sandbox, ..pod })
     }
@@ -117,7 +116,7 @@ impl Containerd {
     /// Runs busybox with these arguments in a pod, for example `["sleep", "600"]`.
     pub async fn start_container(&mut self, pod: &Pod, name: &str, arguments: &[&str]) -> Result<Container> {
         let config = ContainerConfig {
-            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            metadata: Some(ContainerMetadata { name: name.to_owned() }),
             image: Some(ImageSpec { image: image::NAME.to_owned() }),
             command: vec!["/bin/busybox".to_owned()],
             args: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
@@ -141,7 +140,7 @@ impl Containerd {
         };
         let id = uuid()? + &uuid()?;
         let cgroup = format!("/docker/{id}");
-        clean_up::remember_cgroup(self.directory.path(), &cgroup)?;
+        remember_cgroup(self.directory.path(), &cgroup)?;
         let mut run = ctr(&self.socket());
         run.args(["run", "--detach", "--snapshotter", "native", "--cgroup", &cgroup, "--runc-root"])
             .arg(self.directory.path().join("runc"))
@@ -201,7 +200,7 @@ fn output(command: &mut Command) -> Result<String> {
 }
 
 /// A name for the bridge and a number for its network, from the directory's random name: tests run side by side.
-fn unique(directory: &Path) -> (String, u8) {
+pub(crate) fn unique(directory: &Path) -> (String, u8) {
     let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let random: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let number = random.bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte));

@@ -1,7 +1,9 @@
 //! Harness of the end-to-end tests: namespaces, processes, Collectors.
 
+mod clean_up;
 pub mod collector;
 pub mod containerd;
+pub mod docker;
 pub mod faults;
 pub mod kernel;
 pub mod netns;

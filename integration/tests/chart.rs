@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use jitterscope::config::default_file;
+use jitterscope::probe::PROBES;
 use jitterscope_integration::tools;
 
 /// Every capability that the chart adds without being asked for more.
@@ -111,10 +113,33 @@ fn values_that_the_chart_does_not_know_are_refused() {
         "health: { port: 0 }",
         "extraCapabilities: [ALL]",
         "config: { health: { endpoint: '[::]:80' } }",
+        "config: { intervall: 5s }",
+        "config: { probes: { packetlos: { enabled: true } } }",
+        "config: { probes: { packetloss: { event: { rate: 1 } } } }",
+        "config: { export: { otlp: [{ endpont: 'http://127.0.0.1:4317' }] } }",
+        "config: { log: { level: loud } }",
+        "config: { probes: { packetloss: { stack: 3 } } }",
+        "config: { interval: [5s] }",
     ] {
-        let output = helm.run(&["template", "test"], values);
-        assert!(!output.status.success(), "{values} was taken:\n{}", text(&output));
+        for command in [&["template", "test"][..], &["lint"]] {
+            let output = helm.run(command, values);
+            assert!(!output.status.success(), "{values} was taken:\n{}", text(&output));
+        }
     }
+}
+
+#[test]
+fn every_setting_of_the_receiver_but_its_health_endpoint_is_taken() {
+    let Some(helm) = Helm::find() else { return };
+    let file = default_file(PROBES);
+    let (before, health) = file.split_once("health:").unwrap();
+    let (_, after) = health.split_once("\nlog:").unwrap();
+    let indented: String = format!("{before}log:{after}").lines().map(|line| format!("  {line}\n")).collect();
+    let output = helm.run(&["lint", "--strict"], &format!("config:\n{indented}"));
+    assert!(output.status.success(), "{}", text(&output));
+    helm.render(
+        "config: { export: { otlp: [{ endpoint: 'http://127.0.0.1:4317', headers: { a: b }, tls: } ] } }",
+    );
 }
 
 /// The two programs and the chart.

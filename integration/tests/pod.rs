@@ -12,7 +12,7 @@ use jitterscope_integration::containerd::{Containerd, Pod};
 use jitterscope_integration::netns::{inside_of, run};
 use jitterscope_integration::network::Family;
 use jitterscope_integration::receiver::Receiver;
-use jitterscope_integration::telemetry::{Attributes, Record, has};
+use jitterscope_integration::telemetry::{Attributes, Point, Record, has};
 use jitterscope_integration::traffic::CLOSED_PORT;
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{attribute as key, event, metric};
@@ -123,6 +123,44 @@ async fn a_pods_signals_carry_its_identity_within_a_second_of_its_first_packet_a
     receiver.wake().unwrap();
     let late = events_from(&receiver, &inode, &ports(&sockets), 4);
     late.iter().for_each(|event| assert_is(&event.resource, &pod));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_gets_its_names_when_the_runtimes_socket_is_set_while_the_receiver_runs() {
+    if !requirements::met(&PROGRAMS) {
+        return;
+    }
+    let mut containerd = Containerd::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("jitterscope.yaml");
+    fs::write(&file, "entities: {cri: off}\n").unwrap();
+    let path = file.display().to_string();
+    let receiver = Receiver::start(&["--format", "json", "--set", "interval=200ms", "-c", &path]).unwrap();
+    let pod = containerd.run_pod("shop", "cart-7d9f").await.unwrap();
+    let (inode, sockets) = (netns(pod.pid), sockets(pod.pid));
+    lose(&sockets);
+    for event in events_from(&receiver, &inode, &ports(&sockets), 2) {
+        assert!(has(&event.resource, key::K8S_POD_UID.key, &pod.uid), "{event:#?}");
+        assert!(!event.resource.contains_key(key::K8S_POD_NAME.key), "{event:#?}");
+    }
+    fs::write(&file, format!("entities: {{cri: \"unix://{}\"}}\n", containerd.socket().display())).unwrap();
+    let drops = poll::until("the pod's counters under its names", || {
+        let drops = receiver.printed().unwrap().last(metric::PACKET_DROPS.name);
+        let named = |point: &Point| has(&point.resource, key::K8S_POD_NAME.key, &pod.name);
+        drops.iter().any(named).then_some(drops)
+    })
+    .unwrap();
+    let datagrams = |point: &&Point| {
+        has(&point.resource, key::K8S_POD_UID.key, &pod.uid)
+            && point.attributes.contains_key(key::NETWORK_TYPE.key)
+    };
+    let of_pod: Vec<_> = drops.iter().filter(datagrams).collect();
+    // A series for each family, without names and then with them: the same packets, counted since the same moment.
+    assert!(of_pod.len() == 4 && of_pod.iter().all(|point| point.value == 1.0), "{of_pod:#?}");
+    assert!(of_pod.iter().all(|point| point.start == of_pod[0].start), "{of_pod:#?}");
+    lose(&sockets);
+    let events = events_from(&receiver, &inode, &ports(&sockets), 4);
+    events.iter().skip(2).for_each(|event| assert_is(&event.resource, &pod));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,6 +104,13 @@ impl Account {
         }
     }
 
+    /// It was switched off: what it held is given back, what it counted stays.
+    pub fn disable(&self) {
+        self.state.store(Arc::new(State::Disabled));
+        self.usage.store(Arc::default());
+        self.set_series(0);
+    }
+
     /// Takes over what the kernel has counted since the probe was attached, on top of `base`.
     pub fn kernel(&self, base: KernelAccount, counted: KernelAccount) {
         self.seen.store(base.seen + counted.seen, Relaxed);
@@ -146,12 +153,12 @@ impl Account {
         self.collect_duration.record(took.as_secs_f64(), &[probe]);
     }
 
-    /// Series that the probe's task remembers.
+    /// Series of it that are remembered.
     pub fn series(&self) -> i64 {
         self.series.load(Relaxed)
     }
 
-    /// Notes the series that the probe's task remembers.
+    /// Notes how many of its series are remembered.
     pub fn set_series(&self, series: usize) {
         self.series.store(i64::try_from(series).unwrap_or(i64::MAX), Relaxed);
     }

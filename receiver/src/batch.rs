@@ -51,6 +51,11 @@ impl<'a> Batch<'a> {
         Self { series, now, entities: Vec::new(), index: HashMap::new() }
     }
 
+    /// What follows is this probe's: its series are remembered apart from those of others.
+    pub fn of(&mut self, probe: &'static str) {
+        self.series.of(probe);
+    }
+
     /// Where the points of `entity` go. `started` is when its counters began at zero, in nanoseconds since the
     /// epoch, where that is known.
     pub fn entity(&mut self, entity: &Arc<Entity>, started: Option<u64>) -> Emitter<'_, 'a> {

@@ -8,6 +8,7 @@ use std::{
 use jitterscope::{
     cli::{self, Cli, Command, State},
     config::{ConfigError, Settings, Sources},
+    logging::Logging,
     node::{self, Failure, check, once},
     probe::PROBES,
 };
@@ -58,7 +59,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn load(sources: &Sources) -> Result<Settings, ConfigError> {
     let settings = sources.load(PROBES)?;
-    jitterscope::logging::apply(settings.log);
+    Logging::start(settings.log);
     Ok(settings)
 }
 

@@ -21,6 +21,7 @@ use crate::{
     config::{Change, ConfigError, Settings, Sources, Watch},
     export::{Exporters, Outbox, OutboxHandle, grpc::BuildError},
     health::{self, Health},
+    logging::Logging,
     pods::{self, Pods},
     probe::{PROBES, Skip, task::Surroundings},
     supervisor::{RETRY, Required, Supervisor},
@@ -115,6 +116,7 @@ impl Signals {
 pub struct Node {
     settings: Settings,
     format: Format,
+    logging: Logging,
     telemetry: Telemetry,
     observed: Observed,
     outbox: OutboxHandle,
@@ -131,7 +133,7 @@ impl Node {
     ///
     /// # Errors
     /// Everything in [`Failure`]; probes that merely cannot run here are skipped with a reason.
-    pub async fn start(settings: Settings, format: Format) -> Result<Self, Failure> {
+    pub async fn start(settings: Settings, format: Format, logging: Logging) -> Result<Self, Failure> {
         let telemetry = Telemetry::new(&settings.resource);
         let (pods, writer) = pods::start(&identity(&settings));
         let (exporters, outbox) = Exporters::start(destinations::of(&settings, format)?);
@@ -149,6 +151,7 @@ impl Node {
         let mut node = Self {
             settings,
             format,
+            logging,
             telemetry,
             observed,
             outbox,
@@ -249,18 +252,18 @@ impl Node {
         let moved =
             settings.export != self.settings.export || settings.events_text != self.settings.events_text;
         let destinations = moved.then(|| destinations::of(&settings, self.format)).transpose()?;
-        let at_start =
-            |settings: &Settings| (settings.entities.clone(), settings.resource.clone(), settings.log);
-        let fixed = at_start(&settings) != at_start(&self.settings);
+        let log = settings.log != self.settings.log;
+        let entities = settings.entities != self.settings.entities;
         let health = settings.health != self.settings.health;
         self.settings = settings;
         if let Some(destinations) = destinations {
             self.redirect(destinations);
         }
-        if fixed {
-            warn!(
-                "what changed of entities, log or the service's own attributes takes effect at the next start"
-            );
+        if log {
+            self.logging.change(self.settings.log);
+        }
+        if entities {
+            self.observed.pods.change(&identity(&self.settings));
         }
         if health {
             self.serve_health().await;
@@ -346,8 +349,8 @@ pub async fn run(sources: &Sources, format: Format, duration: Option<Duration>) 
     let mut watch = Watch::new(sources.file.as_deref())
         .map_err(|source| Failure::System { what: "watching the configuration", source })?;
     let settings = sources.load(PROBES)?;
-    crate::logging::apply(settings.log);
-    let mut node = Node::start(settings, format).await?;
+    let logging = Logging::start(settings.log);
+    let mut node = Node::start(settings, format, logging).await?;
     node.run(sources, &mut watch, duration, &mut signals).await;
     info!("ending");
     node.shutdown().await;

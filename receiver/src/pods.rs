@@ -33,7 +33,7 @@ mod tree;
 mod writer;
 
 pub use address::Address;
-pub use cri::CriState;
+pub use cri::{CriState, messages::ContainerMetadata, messages::PodSandboxMetadata};
 pub use entity::{Entity, EntityKind};
 pub use origin::{Netns, Origin};
 pub use registry::MAX_ENTITIES;
@@ -111,6 +111,7 @@ impl Default for Settings {
 pub struct Pods {
     current: Arc<ArcSwap<Snapshot>>,
     asks: watch::Sender<u64>,
+    settings: watch::Sender<Settings>,
     origins: mpsc::Sender<Origin>,
     published: watch::Receiver<u64>,
 }
@@ -119,6 +120,12 @@ impl Pods {
     /// What is known now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// Other settings from now on: which namespaces are entities, and where names come from. Names that were told stay with
+    /// those who have them. The roots and the node's name are those of the start.
+    pub fn change(&self, settings: &Settings) {
+        self.settings.send_replace(settings.clone());
     }
 
     /// Returns when a scan that began after this call has been published, at the latest after a second. Scans are made at
@@ -168,15 +175,17 @@ impl Pods {
 /// Blocks for the milliseconds of one scan, so that readers never see an empty node.
 pub fn start(settings: &Settings) -> (Pods, impl Future<Output = ()> + Send + use<>) {
     let (demand, wanted) = watch::channel(cri::Demand::default());
-    let (cri, told) = cri::Cri::new(settings.cri.clone(), wanted);
+    let (changes, changed) = watch::channel(settings.clone());
+    let (cri, told) = cri::Cri::new(changed.clone(), wanted);
     let mut scanner = scan::Scanner::new(settings);
     let request = scan::Request { told: told.borrow().clone(), ..scan::Request::default() };
     let current = Arc::new(ArcSwap::from_pointee(scanner.scan(&request, Instant::now())));
     let (asks, asked) = watch::channel(0);
     let (origins, unresolved) = mpsc::channel(MAX_ASKED);
     let (answered, published) = watch::channel(0);
-    let pods = Pods { current: current.clone(), asks, origins, published };
-    let writer = writer::Writer { scanner, current, asked, unresolved, told, demand, answered };
+    let pods = Pods { current: current.clone(), asks, settings: changes, origins, published };
+    let writer =
+        writer::Writer { scanner, settings: changed, current, asked, unresolved, told, demand, answered };
     let run = async {
         tokio::select! {
             () = writer.run() => {}

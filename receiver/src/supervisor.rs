@@ -110,7 +110,7 @@ impl Supervisor {
             }
             (Some(_), false) => {
                 self.stop(definition).await;
-                account.state.store(Arc::new(State::Disabled));
+                account.disable();
                 Ok(())
             }
             (None, true) => self.start(account, wanted, machine).await,

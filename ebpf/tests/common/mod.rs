@@ -1,8 +1,11 @@
 //! Network namespaces of a test: a router that plays the host, and two containers behind it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
-#![expect(clippy::print_stdout, reason = "says why a test is skipped")]
+
+pub(crate) mod expected;
+pub(crate) mod netkit;
 
 use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,8 +30,14 @@ pub(crate) fn can_load() -> bool {
         return true;
     };
     assert!(std::env::var_os("CI").is_none(), "needs {missing}");
-    println!("skipped: needs {missing}");
+    skip(&format!("needs {missing}"));
     false
+}
+
+/// Says why a test is skipped, also where the output of tests that pass is not shown.
+pub(crate) fn skip(reason: &str) {
+    // A closed standard error does not change the outcome.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 /// Runs `command` in a shell and fails with its output if it fails.
@@ -47,6 +56,19 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A counter once it has stood still for half a second: on a busy machine datagrams wait in the backlog.
+pub(crate) fn settled(read: impl Fn() -> u64) -> u64 {
+    let mut last = (read(), Instant::now());
+    eventually("the counter stands still", || {
+        let now = read();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_millis(500)
+    });
+    last.0
+}
+
 /// A network namespace, deleted on drop.
 pub(crate) struct Namespace {
     pub(crate) name: String,
@@ -59,7 +81,7 @@ impl Namespace {
         Self { name }
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/run/netns/{}", self.name)
     }
 
@@ -135,9 +157,15 @@ impl Network {
 
     fn connect(&self, container: &Namespace, port: &str, net: u8) {
         let (r, c) = (&self.router.name, &container.name);
+        sh(&format!("ip link add name {port} netns {r} type veth peer name eth0 netns {c}"));
+        self.address_pair(container, port, net);
+    }
+
+    /// Gives both ends of a pair their addresses and waits until it is up.
+    pub(crate) fn address_pair(&self, container: &Namespace, port: &str, net: u8) {
+        let (r, c) = (&self.router.name, &container.name);
         sh(&format!(
-            "ip link add name {port} netns {r} type veth peer name eth0 netns {c} && \
-             ip -n {r} addr add 10.99.{net}.1/24 dev {port} && ip -n {r} addr add fd99:{net}::1/64 dev {port} nodad && \
+            "ip -n {r} addr add 10.99.{net}.1/24 dev {port} && ip -n {r} addr add fd99:{net}::1/64 dev {port} nodad && \
              ip -n {c} addr add 10.99.{net}.2/24 dev eth0 && ip -n {c} addr add fd99:{net}::2/64 dev eth0 nodad && \
              ip -n {r} link set {port} up && ip -n {c} link set eth0 up && \
              ip -n {c} route add default via 10.99.{net}.1 && ip -n {c} -6 route add default via fd99:{net}::1"

@@ -1,22 +1,11 @@
 //! The messages that make and remove pods, with only the fields that are set or read. Numbers from `runtime.v1` in
-//! k8s.io/cri-api, pkg/apis/runtime/v1/api.proto.
+//! k8s.io/cri-api, pkg/apis/runtime/v1/api.proto. What the receiver reads too is the receiver's.
 
+use jitterscope::pods::{ContainerMetadata, PodSandboxMetadata};
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Empty {}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct PodSandboxMetadata {
-    #[prost(string, tag = "1")]
-    pub(super) name: String,
-    #[prost(string, tag = "2")]
-    pub(super) uid: String,
-    #[prost(string, tag = "3")]
-    pub(super) namespace: String,
-    #[prost(uint32, tag = "4")]
-    pub(super) attempt: u32,
-}
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LinuxPodSandboxConfig {
@@ -40,14 +29,6 @@ pub(super) struct PodSandboxConfig {
 pub(super) struct RunPodSandboxRequest {
     #[prost(message, optional, tag = "1")]
     pub(super) config: Option<PodSandboxConfig>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct ContainerMetadata {
-    #[prost(string, tag = "1")]
-    pub(super) name: String,
-    #[prost(uint32, tag = "2")]
-    pub(super) attempt: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,4 +1,4 @@
-//! What a probe task remembers of each series between two collections: its start time and its last value.
+//! What a probe task remembers of each series between two collections, probe by probe: its start time and its last value.
 //!
 //! OTLP's cumulative points need a start time that moves when, and only when, the counter started anew
 //! (metrics data model, "Resets and gaps").
@@ -13,19 +13,28 @@ use jitterscope_semconv::Metric;
 
 use super::attributes::Pair;
 
-/// Series one probe task remembers at most. A node with 250 pods has about 25 series a pod from the default
+/// Series of one probe that are remembered at most. A node with 250 pods has about 25 series a pod from the default
 /// counters; this leaves ten times that. Past it, points still go out, but a counter that falls is not noticed.
 pub const SERIES_LIMIT: usize = 65_536;
 
 /// The memory of one probe task.
 #[derive(Default)]
 pub struct Series {
-    known: HashMap<u64, State>,
+    probes: Vec<Probe>,
+    /// Which of them is being collected.
+    current: usize,
     hasher: RandomState,
     /// Time of the collection under way, in nanoseconds since the epoch.
     now: u64,
     /// Nanoseconds after which a series that no longer shows up is forgotten.
     keep: u64,
+}
+
+/// The memory of one probe.
+#[derive(Default)]
+struct Probe {
+    name: &'static str,
+    known: HashMap<u64, State>,
 }
 
 struct State {
@@ -46,10 +55,21 @@ impl Series {
         self.now = now;
     }
 
+    /// What follows is this probe's.
+    pub fn of(&mut self, probe: &'static str) {
+        let known = self.probes.iter().position(|memory| memory.name == probe);
+        self.current = known.unwrap_or_else(|| {
+            self.probes.push(Probe { name: probe, ..Probe::default() });
+            self.probes.len() - 1
+        });
+    }
+
     /// Ends a collection: series that were not seen for a while are forgotten.
     pub fn end(&mut self) {
         let oldest = self.now.saturating_sub(self.keep);
-        self.known.retain(|_, state| state.seen >= oldest);
+        for probe in &mut self.probes {
+            probe.known.retain(|_, state| state.seen >= oldest);
+        }
     }
 
     /// Start time of a counter that now stands at `value`. `origin` is when the counter began at zero, where
@@ -65,7 +85,11 @@ impl Series {
     ) -> u64 {
         let key = self.key(entity, metric, attributes);
         let first = origin.unwrap_or(self.now).min(self.now);
-        if let Some(state) = self.known.get_mut(&key) {
+        if self.probes.is_empty() {
+            self.of("");
+        }
+        let known = &mut self.probes[self.current].known;
+        if let Some(state) = known.get_mut(&key) {
             if value < state.last {
                 state.start = state.seen.max(first);
             } else if origin.is_some_and(|origin| origin > state.start) {
@@ -75,20 +99,15 @@ impl Series {
             state.seen = self.now;
             return state.start;
         }
-        if self.known.len() < SERIES_LIMIT {
-            self.known.insert(key, State { start: first, last: value, seen: self.now });
+        if known.len() < SERIES_LIMIT {
+            known.insert(key, State { start: first, last: value, seen: self.now });
         }
         first
     }
 
-    /// Series that are remembered.
-    pub fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+    /// Series of a probe that are remembered.
+    pub fn remembered(&self, probe: &str) -> usize {
+        self.probes.iter().find(|memory| memory.name == probe).map_or(0, |memory| memory.known.len())
     }
 
     /// 64 bits of a keyed hash stand for the series: among 65,536 of them two collide with a chance of 1 in 10¹⁰.
@@ -115,8 +134,11 @@ mod tests {
 
     use super::*;
 
+    const PROBE: &str = "tcp";
+
     fn series() -> Series {
         let mut series = Series::default();
+        series.of(PROBE);
         series.keep(Duration::from_nanos(100));
         series
     }
@@ -159,6 +181,21 @@ mod tests {
             series.begin(now);
             series.end();
         }
-        assert!(series.is_empty());
+        assert_eq!(series.remembered(PROBE), 0);
+    }
+
+    #[test]
+    fn each_probe_has_a_memory_of_its_own_that_is_full_by_itself() {
+        let mut series = series();
+        series.begin(100);
+        for (probe, entities) in [("many", SERIES_LIMIT as u64 + 3), ("few", 2)] {
+            series.of(probe);
+            for entity in 0..entities {
+                series.start(entity, &metric::TCP_SEGMENT_RETRANSMITS, &[], None, 1);
+            }
+        }
+        series.end();
+        let remembered = ["many", "few", "none"].map(|probe| series.remembered(probe));
+        assert_eq!(remembered, [SERIES_LIMIT, 2, 0]);
     }
 }

@@ -133,6 +133,30 @@ fn the_configuration_page_is_what_the_settings_say() {
     );
 }
 
+/// Where the schema of the chart's values has the receiver's configuration, which the chart gives its health endpoint.
+const CHART: (&str, &str, &str) =
+    ("/../helm/jitterscope/values.schema.json", "    \"config\": ", ",\n    \"health\": ");
+
+#[test]
+fn the_charts_schema_of_the_configuration_is_what_the_settings_say() {
+    let (file, begin, end) = CHART;
+    let path = format!("{}{file}", env!("CARGO_MANIFEST_DIR"));
+    let committed = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = committed.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let schema = schema(crate::probe::PROBES, &["health"]);
+    let schema = serde_json::to_string_pretty(&schema).unwrap().replace('\n', "\n    ");
+    let now = format!("{before}{begin}{schema}{end}{after}");
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        committed == now,
+        "{path} is out of date: UPDATE_REFERENCE=1 cargo test -p jitterscope --lib config"
+    );
+}
+
 #[test]
 fn the_help_names_each_setting_once_for_all_probes() {
     let help = settings_help(TWO);

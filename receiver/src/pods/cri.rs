@@ -3,6 +3,7 @@
 //! The runtime is asked for all names at once: at start, when it tells of a change, and, bounded in rate, while the kernel
 //! shows a pod or container that has no name. It can be slow, hang or be gone: nothing waits for it.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use tokio::time::Instant;
 use tonic::Code;
 
 mod client;
-mod messages;
+pub(super) mod messages;
 
-use super::CriSetting;
 use super::names::{Memory, Names};
+use super::{CriSetting, Settings};
 use client::{Client, CriError};
 
 /// Where runtimes listen, in the order in which they are tried. Docker's CRI needs cri-dockerd.
@@ -91,31 +92,44 @@ pub(super) struct Told {
 
 /// The task's ends of its channels, and what it remembers.
 pub(super) struct Cri {
-    setting: CriSetting,
+    settings: watch::Receiver<Settings>,
     told: watch::Sender<Told>,
     demand: watch::Receiver<Demand>,
     memory: Memory,
 }
 
 impl Cri {
-    pub(super) fn new(setting: CriSetting, demand: watch::Receiver<Demand>) -> (Self, watch::Receiver<Told>) {
-        let state = match (&setting, socket(&setting)) {
-            (CriSetting::Off, _) => CriState::Off,
-            (_, None) => CriState::NoSocket,
-            (_, Some(_)) => CriState::Connecting,
-        };
+    pub(super) fn new(
+        settings: watch::Receiver<Settings>,
+        demand: watch::Receiver<Demand>,
+    ) -> (Self, watch::Receiver<Told>) {
+        let state = at_first(&settings.borrow().cri);
         let (told, receiver) = watch::channel(Told { state, names: Arc::default() });
-        (Self { setting, told, demand, memory: Memory::default() }, receiver)
+        (Self { settings, told, demand, memory: Memory::default() }, receiver)
     }
 
-    /// Runs until it is dropped. Names that were told stay while the runtime does not answer.
+    /// Runs until it is dropped. Names that were told stay while the runtime does not answer, and when the settings turn
+    /// to another one or to none.
     pub(super) async fn run(mut self) {
-        if self.setting == CriSetting::Off {
+        loop {
+            let setting = self.settings.borrow_and_update().cri.clone();
+            let mut settings = self.settings.clone();
+            self.say(at_first(&setting));
+            tokio::select! {
+                never = self.attend(&setting) => match never {},
+                Ok(_) = settings.wait_for(|settings| settings.cri != setting) => {}
+            }
+        }
+    }
+
+    /// Asks the runtime of this setting, and connects again when that ends.
+    async fn attend(&mut self, setting: &CriSetting) -> Infallible {
+        if *setting == CriSetting::Off {
             return std::future::pending().await;
         }
         let mut pause = RETRY[0];
         loop {
-            let state = match socket(&self.setting) {
+            let state = match socket(setting) {
                 Some(path) => match self.converse(path).await {
                     Ok(never) => match never {},
                     Err(error) => CriState::Failed(reason(&error)),
@@ -132,7 +146,7 @@ impl Cri {
     }
 
     /// Asks one runtime for names, as often as is worth it, until it fails.
-    async fn converse(&mut self, socket: PathBuf) -> Result<std::convert::Infallible, CriError> {
+    async fn converse(&mut self, socket: PathBuf) -> Result<Infallible, CriError> {
         let mut client = Client::connect(&socket).await?;
         let runtime = client.runtime().await?;
         self.list(&mut client, &runtime).await?;
@@ -178,6 +192,15 @@ impl Cri {
             told.state = state;
             changed
         });
+    }
+}
+
+/// How the connection is before anything was tried.
+fn at_first(setting: &CriSetting) -> CriState {
+    match (setting, socket(setting)) {
+        (CriSetting::Off, _) => CriState::Off,
+        (_, None) => CriState::NoSocket,
+        (_, Some(_)) => CriState::Connecting,
     }
 }
 

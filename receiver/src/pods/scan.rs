@@ -95,6 +95,11 @@ impl Scanner {
         }
     }
 
+    /// Whether namespaces outside Kubernetes and containers are entities from the next scan on.
+    pub(super) fn include_netns(&mut self, include: bool) {
+        self.include_netns = include;
+    }
+
     /// How urgently names are wanted.
     pub(super) fn demand(&self, now: Instant) -> Demand {
         self.registry.demand(now)

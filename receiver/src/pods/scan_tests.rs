@@ -230,6 +230,19 @@ fn namespaces_outside_of_containers_are_left_out_when_the_settings_say_so() {
 }
 
 #[test]
+fn settings_that_change_between_two_scans_take_namespaces_in_and_leave_them_out() {
+    let host = Host::new();
+    host.process(70, BLUE, 900, "/user.slice");
+    let mut scanner = host.scanner();
+    let now = Instant::now();
+    let entities = [true, false, true].map(|include| {
+        scanner.include_netns(include);
+        scanner.scan(&Request::default(), now).resolve(&in_netns(BLUE)).is_some()
+    });
+    assert_eq!(entities, [true, false, true]);
+}
+
+#[test]
 fn what_is_gone_still_resolves_for_thirty_seconds() {
     let host = Host::new();
     host.process(70, BLUE, 900, &pod_path(APP));

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::Settings;
 use super::cri::{Demand, Told};
 use super::origin::Origin;
 use super::scan::{Request, Scanner};
@@ -27,6 +28,7 @@ const GATHER: Duration = Duration::from_millis(2);
 /// The writer's state and its ends of the channels.
 pub(super) struct Writer {
     pub(super) scanner: Scanner,
+    pub(super) settings: watch::Receiver<Settings>,
     pub(super) current: Arc<ArcSwap<Snapshot>>,
     /// Number of the last ask.
     pub(super) asked: watch::Receiver<u64>,
@@ -40,7 +42,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Scans every two seconds, when asked, and when there are new names, until it is dropped or all readers are gone.
+    /// Scans every two seconds, when asked, and when there are new names or settings, until it is dropped or all readers are gone.
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(SCAN_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,6 +52,7 @@ impl Writer {
                 _ = tick.tick() => {}
                 changed = self.asked.changed() => if changed.is_err() { return },
                 Ok(()) = self.told.changed() => {}
+                Ok(()) = self.settings.changed() => {}
             }
             tokio::time::sleep(GATHER).await;
             let Some(writer) = self.scan().await else { return };
@@ -63,6 +66,7 @@ impl Writer {
     async fn scan(mut self) -> Option<Self> {
         let ask = *self.asked.borrow_and_update();
         let request = self.request();
+        self.scanner.include_netns(self.settings.borrow_and_update().netns);
         let scanned = tokio::task::spawn_blocking(move || {
             let now = Instant::now();
             let snapshot = self.scanner.scan(&request, now);

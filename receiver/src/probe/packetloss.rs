@@ -57,8 +57,9 @@ struct Packetloss {
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let options = packetloss::Options::new(opening.machine.host_netns()?);
-    let program = PacketLoss::open(opening.machine.kernel()?, &options)?;
-    let teller = Teller::new(Symbols::default());
+    let kernel = opening.machine.kernel()?;
+    let program = PacketLoss::open(kernel, &options)?;
+    let teller = Teller::new(Symbols::new(kernel.functions()));
     let limit = options.drops as usize;
     Observed::start(Packetloss { program, teller, neighbours: Neighbours::default(), limit }, opening)
 }

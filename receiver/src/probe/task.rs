@@ -88,6 +88,7 @@ impl Running {
     /// One collection; a panic in a probe is its own end, not the task's.
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), Broken> {
         let started = Instant::now();
+        batch.of(self.name());
         let probe = &mut self.probe;
         let collected = catch_unwind(AssertUnwindSafe(|| probe.collect(round, batch))).map_err(|_| Broken)?;
         self.account.kernel(self.base, self.probe.account());
@@ -233,7 +234,7 @@ impl Task {
         });
         let request = batch.finish();
         for running in &self.probes {
-            running.account.set_series(self.series.len());
+            running.account.set_series(self.series.remembered(running.name()));
         }
         Some(Delivery { payload: Payload::Metrics(request?), account: None })
     }

@@ -11,4 +11,5 @@ mod output;
 mod privileges;
 mod receiver;
 mod reload;
+mod reload_settings;
 mod telemetry;

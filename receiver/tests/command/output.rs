@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::{
     netns::Netns,
-    receiver::{Receiver, is_root, outcome, until},
-    telemetry::{metric_names, metrics},
+    receiver::{Configuration, Receiver, is_root, outcome, until},
+    telemetry::{Point, metric_names, metrics, points},
 };
 
 #[test]
@@ -29,6 +29,25 @@ fn once_prints_a_collection_of_the_named_probes_alone_as_otlp() {
             );
         }
     }
+}
+
+#[test]
+fn the_series_that_each_probe_remembers_are_its_own() {
+    let configuration = Configuration::new("interval: 200ms\nhealth: {endpoint: off}\n");
+    let receiver = Receiver::run(&configuration);
+    let series = |probe: &str, metric: &str| {
+        let found = points(&receiver.stdout(), metric);
+        let of =
+            found.iter().rev().find(|point| format!("{:?}", point.point).contains(&format!("\"{probe}\"")));
+        of.map(Point::value)
+    };
+    let [tcp, udp] = ["tcp", "udp"].map(|probe| {
+        let count = || series(probe, "jitterscope.probe.series.count").filter(|count| *count > 0);
+        until("a probe's series", count)
+    });
+    assert_ne!(tcp, udp, "it is the same figure for both");
+    assert_eq!(series("tcp", "jitterscope.probe.series.limit"), Some(65_536));
+    assert!(tcp < 65_536);
 }
 
 #[test]

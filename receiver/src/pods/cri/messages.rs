@@ -36,15 +36,18 @@ pub(super) struct PodSandbox {
     pub(super) metadata: Option<PodSandboxMetadata>,
 }
 
-/// `PodSandboxMetadata`
+/// `PodSandboxMetadata`: what makes a pod, too.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PodSandboxMetadata {
+pub struct PodSandboxMetadata {
+    /// Name of the pod.
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub name: String,
+    /// Kubernetes' uid of it.
     #[prost(string, tag = "2")]
-    pub(super) uid: String,
+    pub uid: String,
+    /// Kubernetes namespace.
     #[prost(string, tag = "3")]
-    pub(super) namespace: String,
+    pub namespace: String,
 }
 
 /// `ListContainersRequest`, without a filter: all of them.
@@ -69,11 +72,12 @@ pub(super) struct Container {
     pub(super) metadata: Option<ContainerMetadata>,
 }
 
-/// `ContainerMetadata`
+/// `ContainerMetadata`: what makes a container, too.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ContainerMetadata {
+pub struct ContainerMetadata {
+    /// Name of the container within its pod.
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub name: String,
 }
 
 /// `GetEventsRequest`

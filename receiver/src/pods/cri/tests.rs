@@ -10,10 +10,21 @@ use super::*;
 
 /// The task with this socket, running.
 fn cri(path: PathBuf) -> (watch::Receiver<Told>, watch::Sender<Demand>) {
-    let (demand, wanted) = watch::channel(Demand::None);
-    let (cri, told) = Cri::new(CriSetting::Socket(path), wanted);
-    tokio::spawn(cri.run());
+    let (told, demand, _) = changeable(path);
     (told, demand)
+}
+
+/// The task with this socket, running, and its settings.
+fn changeable(path: PathBuf) -> (watch::Receiver<Told>, watch::Sender<Demand>, watch::Sender<Settings>) {
+    let (demand, wanted) = watch::channel(Demand::None);
+    let (settings, changed) = watch::channel(at(CriSetting::Socket(path)));
+    let (cri, told) = Cri::new(changed, wanted);
+    tokio::spawn(cri.run());
+    (told, demand, settings)
+}
+
+fn at(cri: CriSetting) -> Settings {
+    Settings { cri, ..Settings::default() }
 }
 
 /// Waits for a pod's name.
@@ -130,4 +141,26 @@ async fn a_runtime_that_ends_and_comes_back_is_asked_again_and_names_stay_meanwh
     named(&mut told, "cart").await;
     let _server = runtime.serve(&path);
     state(&mut told, is_connected).await;
+}
+
+#[tokio::test]
+async fn another_socket_is_asked_at_once_and_names_stay_when_there_is_none_any_more() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("fake.sock");
+    let runtime = Runtime::new(true);
+    let _server = runtime.serve(&path);
+    let (mut told, _demand, settings) = changeable(directory.path().join("none.sock"));
+    state(&mut told, |state| *state == CriState::NoSocket).await;
+    settings.send_replace(at(CriSetting::Socket(path)));
+    state(&mut told, is_connected).await;
+    runtime.run_pod("cart");
+    named(&mut told, "cart").await;
+    settings.send_replace(at(CriSetting::Off));
+    state(&mut told, |state| *state == CriState::Off).await;
+    named(&mut told, "cart").await;
+    let lists = runtime.lists();
+    runtime.run_pod("till");
+    settings.send_replace(Settings { netns: false, ..at(CriSetting::Off) });
+    tokio::time::sleep(LIST_PAUSE).await;
+    assert_eq!(runtime.lists(), lists, "it is asked although it is switched off");
 }
