@@ -2,7 +2,9 @@
 //! declared for a default probe or for the receiver itself arrives.
 
 use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use jitterscope::probe::PROBES;
 use jitterscope_integration::collector::Collector;
@@ -26,6 +28,9 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 
 /// What is wrong, each sentence once.
 type Problems = BTreeSet<String>;
+
+/// Longer than TCP waits before it sends a connection request again.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What the receiver's own telemetry is about.
 const ITSELF: [&Entity; 2] = [&entity::SERVICE_INSTANCE, &entity::PROCESS];
@@ -208,6 +213,24 @@ fn arrived(telemetry: &Telemetry) -> BTreeSet<String> {
     metrics.chain(telemetry.records().map(|record| record.event)).collect()
 }
 
+/// A connection that ends in order, one that is refused by a reset, and one that is never answered.
+fn make_connections(netns: &Netns) -> anyhow::Result<()> {
+    netns.inside(|| {
+        let listener = TcpListener::bind((Family::V4.loopback(), 0))?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        drop(listener.accept()?);
+        drop(client);
+        let closed = (Family::V4.loopback(), CLOSED_PORT).into();
+        drop(TcpStream::connect_timeout(&closed, PATIENCE));
+        Ok(())
+    })?;
+    netns.refuse("input", "tcp dport 7")?;
+    netns.inside(|| {
+        drop(TcpStream::connect_timeout(&(Family::V4.loopback(), 7).into(), PATIENCE));
+        Ok(())
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     if !requirements::met(&["ip", "containerd", "runc", "ctr"]) {
@@ -239,6 +262,7 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     for family in Family::BOTH {
         flood(&netns, (family.loopback(), CLOSED_PORT).into(), 10).unwrap();
     }
+    make_connections(&netns).unwrap();
     poll::until("every declared signal", || {
         let arrived = arrived(&collector.received().unwrap());
         declared().iter().all(|name| arrived.contains(*name)).then_some(())
