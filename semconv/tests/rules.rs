@@ -7,10 +7,14 @@ use jitterscope_semconv::{
 };
 
 /// Metrics of our own whose name breaks the rule of plurals, with the reason that it may.
-const NOT_PLURAL: &[(&str, &str)] = &[(
-    "jitterscope.udp.multicast.ignored",
-    "named as the kernel does; what is ignored is the datagram of the unit",
-)];
+const NOT_PLURAL: &[(&str, &str)] = &[
+    (
+        "jitterscope.udp.multicast.ignored",
+        "named as the kernel does; what is ignored is the datagram of the unit",
+    ),
+    ("jitterscope.ip.forwarded", "named as the kernel does; what is forwarded is the packet of the unit"),
+    ("jitterscope.tcp.send_queue.too_big", "named as the kernel does; it says of which queue"),
+];
 
 /// Imported metrics have these first parts; the rest of OpenTelemetry's namespaces has nothing that we measure.
 const IMPORTED_NAMESPACES: &[&str] = &["container", "k8s", "otel", "process", "system"];
