@@ -5,7 +5,9 @@
 
 pub mod counters;
 pub mod interfaces;
+pub mod ipvs;
 mod read;
+pub mod softnet;
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -15,7 +17,9 @@ use std::{
 use self::{
     counters::{Counters, Parser},
     interfaces::Interface,
+    ipvs::Totals,
     read::{Reader, Table},
+    softnet::Cpu,
 };
 use crate::{
     clock::Clock,
@@ -28,6 +32,8 @@ pub struct Parsers {
     snmp: RefCell<Parser>,
     netstat: RefCell<Parser>,
     snmp6: RefCell<Parser>,
+    sockstat: RefCell<Parser>,
+    sockstat6: RefCell<Parser>,
     buffer: RefCell<String>,
 }
 
@@ -50,6 +56,8 @@ struct Tables {
     snmp: OnceCell<Option<Counters>>,
     netstat: OnceCell<Option<Counters>>,
     snmp6: OnceCell<Option<Counters>>,
+    sockstat: OnceCell<Option<Counters>>,
+    sockstat6: OnceCell<Option<Counters>>,
     interfaces: OnceCell<Vec<Interface>>,
 }
 
@@ -102,6 +110,28 @@ impl<'r> InNamespace<'r> {
     pub fn snmp6(&self) -> Option<&'r Counters> {
         let parse = |text: &str| self.parsers.snmp6.borrow_mut().listed(text);
         self.tables.snmp6.get_or_init(|| self.read(Table::Snmp6, parse)).as_ref()
+    }
+
+    /// `/proc/net/sockstat`; `None` when the namespace is gone or cannot be read.
+    pub fn sockstat(&self) -> Option<&'r Counters> {
+        let parse = |text: &str| self.parsers.sockstat.borrow_mut().grouped(text);
+        self.tables.sockstat.get_or_init(|| self.read(Table::Sockstat, parse)).as_ref()
+    }
+
+    /// `/proc/net/sockstat6`; `None` also when the kernel has no IPv6.
+    pub fn sockstat6(&self) -> Option<&'r Counters> {
+        let parse = |text: &str| self.parsers.sockstat6.borrow_mut().grouped(text);
+        self.tables.sockstat6.get_or_init(|| self.read(Table::Sockstat6, parse)).as_ref()
+    }
+
+    /// `/proc/net/ip_vs_stats`, which one probe asks for; `None` also when the module `ip_vs` is not loaded.
+    pub fn ip_vs_stats(&self) -> Option<Totals> {
+        self.read(Table::IpVsStats, ipvs::parse).flatten()
+    }
+
+    /// `/proc/net/softnet_stat`, which one probe asks for, and of the host only: it is the node's in every namespace.
+    pub fn softnet_stat(&self) -> Vec<Cpu> {
+        self.read(Table::SoftnetStat, softnet::parse).unwrap_or_default()
     }
 
     /// `/proc/net/dev`; empty when the namespace is gone or cannot be read.

@@ -14,10 +14,17 @@ pub(super) enum Table {
     Netstat,
     Snmp6,
     Dev,
+    Sockstat,
+    Sockstat6,
+    IpVsStats,
+    /// The node's, whichever namespace it is read in: only the host's is, which has processes.
+    SoftnetStat,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev];
+    /// Those that each namespace has.
+    const ALL: [Self; 7] =
+        [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev, Self::Sockstat, Self::Sockstat6, Self::IpVsStats];
 
     fn file(self) -> &'static str {
         match self {
@@ -25,6 +32,10 @@ impl Table {
             Self::Netstat => "netstat",
             Self::Snmp6 => "snmp6",
             Self::Dev => "dev",
+            Self::Sockstat => "sockstat",
+            Self::Sockstat6 => "sockstat6",
+            Self::IpVsStats => "ip_vs_stats",
+            Self::SoftnetStat => "softnet_stat",
         }
     }
 }
@@ -58,7 +69,7 @@ impl Reader {
             }
             NetnsSource::Mount(path) => {
                 let tables = self.visited.get_or_init(|| visit(path));
-                tables[table as usize].as_deref()
+                tables.get(table as usize)?.as_deref()
             }
         }
     }
