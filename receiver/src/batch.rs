@@ -93,8 +93,10 @@ pub struct Emitter<'b, 'a> {
 }
 
 impl Emitter<'_, '_> {
-    /// A counter's value as the kernel has it: cumulative, never negative.
+    /// A counter's value as the kernel has it: cumulative, never negative. OTLP's integers end at 63 bits: a counter that
+    /// passes them begins anew.
     pub fn counter(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: u64) {
+        let value = value & i64::MAX.cast_unsigned();
         let start = self.start(metric, attributes, value);
         self.push(metric, attributes, start, Number::AsInt(value.cast_signed()).into());
     }
@@ -240,6 +242,23 @@ mod tests {
         let last = points.last().expect("the overflow point");
         assert_eq!(last.attributes[0].key, key::OTEL_METRIC_OVERFLOW.key);
         assert_eq!(last.value, Some(Number::AsInt(10)));
+    }
+
+    #[test]
+    fn a_counter_past_63_bits_begins_anew_and_is_never_negative() {
+        let mut series = Series::default();
+        series.keep(Duration::from_secs(1));
+        let mut collect = |now, value| {
+            let mut batch = Batch::new(&mut series, now);
+            batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &[], value);
+            let request = batch.finish().expect("points were emitted");
+            let point = sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points[0].clone();
+            (point.start_time_unix_nano, point.value)
+        };
+        assert_eq!(collect(100, u64::MAX >> 1), (50, Some(Number::AsInt(i64::MAX))));
+        assert_eq!(collect(200, (1 << 63) + 4), (100, Some(Number::AsInt(4))));
+        assert_eq!(collect(300, u64::MAX), (100, Some(Number::AsInt(i64::MAX))));
+        assert_eq!(collect(400, 7), (300, Some(Number::AsInt(7))));
     }
 
     #[test]

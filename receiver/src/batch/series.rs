@@ -13,8 +13,9 @@ use jitterscope_semconv::Metric;
 
 use super::attributes::Pair;
 
-/// Series of one probe that are remembered at most. A node with 250 pods has about 25 series a pod from the default
-/// counters; this leaves ten times that. Past it, points still go out, but a counter that falls is not noticed.
+/// Series of one probe that are remembered at most. The probe with the most has about 50 a pod, and some more for what the
+/// pod counted of TCP's details: with 250 pods on a node, a quarter of this. Past it, points still go out, but a counter
+/// that falls is not noticed.
 pub const SERIES_LIMIT: usize = 65_536;
 
 /// The memory of one probe task.
