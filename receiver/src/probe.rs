@@ -2,14 +2,21 @@
 
 mod connection;
 mod errno;
+mod family;
+pub mod homes;
+mod ip;
+mod ipvs;
 mod machine;
 mod netdev;
 mod observed;
 pub mod packetloss;
+mod sock;
+mod softnet;
 mod sums;
 pub mod task;
 mod tcp;
 mod tcpconnect;
+mod tcpext;
 mod tcpreset;
 mod tcpretrans;
 mod udp;
@@ -35,8 +42,13 @@ pub const PROBES: &[&Definition] = &[
     &tcpreset::DEFINITION,
     &tcpconnect::DEFINITION,
     &tcp::DEFINITION,
+    &tcpext::DEFINITION,
     &udp::DEFINITION,
+    &ip::DEFINITION,
     &netdev::DEFINITION,
+    &softnet::DEFINITION,
+    &sock::DEFINITION,
+    &ipvs::DEFINITION,
 ];
 
 /// What a probe does. It says what, who and how much; units, grouping, start times and limits are the batch's
@@ -207,4 +219,6 @@ pub enum ProbeOption {
     Stack,
     /// `interfaces`: names of the interfaces to leave out.
     ExcludedInterfaces,
+    /// `per_cpu`: a series for each CPU.
+    PerCpu,
 }

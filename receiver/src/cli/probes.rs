@@ -90,12 +90,22 @@ fn markdown(probes: &[(&Definition, State)]) -> String {
             overhead(probe).to_owned(),
             switch(probe).to_owned(),
             code(probe.capabilities),
-            code(&signals),
+            shortened(&signals),
         ];
         format!("| {} |\n", columns.join(" | "))
     };
     let head = "| probe | use when | source | overhead | default | capabilities | metrics and events |\n|---|---|---|---|---|---|---|\n";
     head.to_owned() + &probes.iter().map(row).collect::<String>()
+}
+
+/// Names that a table of the documentation has room for; the telemetry schema lists all.
+const SHOWN: usize = 12;
+
+fn shortened(signals: &[&str]) -> String {
+    match signals.split_at_checked(SHOWN) {
+        Some((shown, rest)) if !rest.is_empty() => format!("{} and {} more", code(shown), rest.len()),
+        _ => code(signals),
+    }
 }
 
 fn code(words: &[&str]) -> String {
@@ -172,6 +182,12 @@ mod tests {
         assert_eq!(value[1]["can_run"], false);
         assert_eq!(value[1]["reason"], "no BTF");
         assert_eq!(value[1]["capabilities"][1], "CAP_BPF");
+    }
+
+    #[test]
+    fn a_probe_of_very_many_signals_does_not_fill_the_page() {
+        assert_eq!(shortened(&["a"; SHOWN]), code(&["a"; SHOWN]));
+        assert_eq!(shortened(&["a"; SHOWN + 3]), format!("{} and 3 more", code(&["a"; SHOWN])));
     }
 
     #[test]

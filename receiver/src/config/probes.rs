@@ -41,6 +41,8 @@ pub struct ProbeSettings {
     pub stack: bool,
     /// Interfaces to leave out; empty for a probe that knows none.
     pub exclude_interfaces: Vec<Pattern>,
+    /// A series for each CPU; false for a probe that knows none.
+    pub per_cpu: bool,
 }
 
 /// Limit of a probe's events for each entity: its network namespace, else its cgroup, else the node.
@@ -91,6 +93,8 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         events: has(ProbeOption::Events).then(|| events(r)),
         stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
         exclude_interfaces: if has(ProbeOption::ExcludedInterfaces) { exclude(r) } else { Vec::new() },
+        per_cpu: has(ProbeOption::PerCpu)
+            && r.switch("per_cpu", false, "a series for each CPU in place of their sum"),
     }
 }
 

@@ -3,12 +3,15 @@
 
 use jitterscope_semconv::{
     attribute as key, metric,
-    value::{NetworkIoDirection, NetworkType, UdpErrorReason, UdpProtocol},
+    value::{NetworkIoDirection as Way, NetworkType, UdpErrorReason as Wrong, UdpProtocol},
 };
 
-use super::{CollectError, Definition, Opening, Overhead, Probe, Skip, Source};
+use super::{
+    CollectError, Definition, Opening, Overhead, Probe, Skip, Source,
+    family::{Family, metrics, rest, row},
+};
 use crate::{
-    batch::{Batch, Emitter, attributes::Pair},
+    batch::Batch,
     round::{Round, counters::Counters},
 };
 
@@ -21,10 +24,93 @@ pub(super) static DEFINITION: Definition = Definition {
     default: true,
     capabilities: &["CAP_SYS_PTRACE"],
     options: &[],
-    metrics: &[&metric::UDP_DATAGRAMS, &metric::UDP_ERRORS, &metric::UDP_MULTICAST_IGNORED],
+    metrics: &metrics::<{ TABLE.len() }>(&[TABLE]),
     events: &[],
     open,
 };
+
+const V4: &str = NetworkType::Ipv4.as_str();
+const V6: &str = NetworkType::Ipv6.as_str();
+const UDP: &str = UdpProtocol::Udp.as_str();
+const LITE: &str = UdpProtocol::Udplite.as_str();
+const IN: &str = Way::Receive.as_str();
+const OUT: &str = Way::Transmit.as_str();
+const NO_PORT: &str = Wrong::NoPort.as_str();
+const RECEIVE_BUFFER: &str = Wrong::ReceiveBuffer.as_str();
+const SEND_BUFFER: &str = Wrong::SendBuffer.as_str();
+const CHECKSUM: &str = Wrong::Checksum.as_str();
+const MEMORY: &str = Wrong::Memory.as_str();
+const OTHER: &str = Wrong::Other.as_str();
+
+/// Every counter. `InErrors` holds those on receive with a name of their own and others (`net/ipv4/udp.c`,
+/// `__udp_queue_rcv_skb`, `udp_queue_rcv_one_skb`). A kernel without UDP-Lite prints none of it.
+pub(super) const TABLE: &[Family] = &[
+    Family(
+        &metric::UDP_DATAGRAMS,
+        &[&key::NETWORK_IO_DIRECTION, &key::NETWORK_TYPE, &key::UDP_PROTOCOL],
+        &[
+            row("UdpInDatagrams", &[IN, V4, UDP]),
+            row("UdpOutDatagrams", &[OUT, V4, UDP]),
+            row("UdpLiteInDatagrams", &[IN, V4, LITE]),
+            row("UdpLiteOutDatagrams", &[OUT, V4, LITE]),
+            row("Udp6InDatagrams", &[IN, V6, UDP]),
+            row("Udp6OutDatagrams", &[OUT, V6, UDP]),
+            row("UdpLite6InDatagrams", &[IN, V6, LITE]),
+            row("UdpLite6OutDatagrams", &[OUT, V6, LITE]),
+        ],
+    ),
+    Family(
+        &metric::UDP_ERRORS,
+        &[&key::UDP_ERROR_REASON, &key::NETWORK_TYPE, &key::UDP_PROTOCOL],
+        &[
+            row("UdpNoPorts", &[NO_PORT, V4, UDP]),
+            row("UdpRcvbufErrors", &[RECEIVE_BUFFER, V4, UDP]),
+            row("UdpSndbufErrors", &[SEND_BUFFER, V4, UDP]),
+            row("UdpInCsumErrors", &[CHECKSUM, V4, UDP]),
+            row("UdpMemErrors", &[MEMORY, V4, UDP]),
+            rest("UdpInErrors", &["UdpRcvbufErrors", "UdpInCsumErrors", "UdpMemErrors"], &[OTHER, V4, UDP]),
+            row("UdpLiteNoPorts", &[NO_PORT, V4, LITE]),
+            row("UdpLiteRcvbufErrors", &[RECEIVE_BUFFER, V4, LITE]),
+            row("UdpLiteSndbufErrors", &[SEND_BUFFER, V4, LITE]),
+            row("UdpLiteInCsumErrors", &[CHECKSUM, V4, LITE]),
+            row("UdpLiteMemErrors", &[MEMORY, V4, LITE]),
+            rest(
+                "UdpLiteInErrors",
+                &["UdpLiteRcvbufErrors", "UdpLiteInCsumErrors", "UdpLiteMemErrors"],
+                &[OTHER, V4, LITE],
+            ),
+            row("Udp6NoPorts", &[NO_PORT, V6, UDP]),
+            row("Udp6RcvbufErrors", &[RECEIVE_BUFFER, V6, UDP]),
+            row("Udp6SndbufErrors", &[SEND_BUFFER, V6, UDP]),
+            row("Udp6InCsumErrors", &[CHECKSUM, V6, UDP]),
+            row("Udp6MemErrors", &[MEMORY, V6, UDP]),
+            rest(
+                "Udp6InErrors",
+                &["Udp6RcvbufErrors", "Udp6InCsumErrors", "Udp6MemErrors"],
+                &[OTHER, V6, UDP],
+            ),
+            row("UdpLite6NoPorts", &[NO_PORT, V6, LITE]),
+            row("UdpLite6RcvbufErrors", &[RECEIVE_BUFFER, V6, LITE]),
+            row("UdpLite6SndbufErrors", &[SEND_BUFFER, V6, LITE]),
+            row("UdpLite6InCsumErrors", &[CHECKSUM, V6, LITE]),
+            row("UdpLite6MemErrors", &[MEMORY, V6, LITE]),
+            rest(
+                "UdpLite6InErrors",
+                &["UdpLite6RcvbufErrors", "UdpLite6InCsumErrors", "UdpLite6MemErrors"],
+                &[OTHER, V6, LITE],
+            ),
+        ],
+    ),
+    Family(
+        &metric::UDP_MULTICAST_IGNORED,
+        &[&key::NETWORK_TYPE, &key::UDP_PROTOCOL],
+        &[
+            row("UdpIgnoredMulti", &[V4, UDP]),
+            row("UdpLiteIgnoredMulti", &[V4, LITE]),
+            row("Udp6IgnoredMulti", &[V6, UDP]),
+        ],
+    ),
+];
 
 struct Udp;
 
@@ -32,81 +118,14 @@ fn open(_: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     Ok(Box::new(Udp))
 }
 
-/// A group of counters: how nstat(8) begins their names, and what they are about.
-struct Group {
-    prefix: &'static str,
-    family: NetworkType,
-    protocol: UdpProtocol,
-}
-
-const IPV4: [Group; 2] = [
-    Group { prefix: "Udp", family: NetworkType::Ipv4, protocol: UdpProtocol::Udp },
-    Group { prefix: "UdpLite", family: NetworkType::Ipv4, protocol: UdpProtocol::Udplite },
-];
-const IPV6: [Group; 2] = [
-    Group { prefix: "Udp6", family: NetworkType::Ipv6, protocol: UdpProtocol::Udp },
-    Group { prefix: "UdpLite6", family: NetworkType::Ipv6, protocol: UdpProtocol::Udplite },
-];
-
-/// Errors that the kernel counts by reason. `InErrors` holds all of those on receive and others
-/// (`net/ipv4/udp.c`, `__udp_queue_rcv_skb`, `udp_queue_rcv_one_skb`).
-const REASONS: [(&str, UdpErrorReason); 5] = [
-    ("NoPorts", UdpErrorReason::NoPort),
-    ("RcvbufErrors", UdpErrorReason::ReceiveBuffer),
-    ("SndbufErrors", UdpErrorReason::SendBuffer),
-    ("InCsumErrors", UdpErrorReason::Checksum),
-    ("MemErrors", UdpErrorReason::Memory),
-];
-
 impl Probe for Udp {
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError> {
         for namespace in round.namespaces() {
+            let tables: Vec<&Counters> =
+                [namespace.snmp(), namespace.snmp6()].into_iter().flatten().collect();
             let mut emit = batch.entity(&namespace.namespace.entity, namespace.namespace.started_unix_nano);
-            for (table, groups) in [(namespace.snmp(), &IPV4), (namespace.snmp6(), &IPV6)] {
-                let Some(table) = table else { continue };
-                groups.iter().for_each(|group| group.emit(table, &mut emit));
-            }
+            TABLE.iter().for_each(|family| family.emit(&tables, true, &mut emit));
         }
         Ok(())
-    }
-}
-
-impl Group {
-    fn emit(&self, table: &Counters, emit: &mut Emitter<'_, '_>) {
-        let get = |name: &str| table.get(&format!("{}{name}", self.prefix));
-        // A kernel without this protocol prints none of the group.
-        let Some(received) = get("InDatagrams") else { return };
-        self.datagrams(NetworkIoDirection::Receive, received, emit);
-        self.datagrams(NetworkIoDirection::Transmit, get("OutDatagrams").unwrap_or(0), emit);
-        for (name, reason) in REASONS {
-            if let Some(value) = get(name) {
-                self.errors(reason, value, emit);
-            }
-        }
-        let named = ["RcvbufErrors", "InCsumErrors", "MemErrors"].iter().filter_map(|name| get(name)).sum();
-        let other = get("InErrors").unwrap_or(0).saturating_sub(named);
-        self.errors(UdpErrorReason::Other, other, emit);
-        if let Some(ignored) = get("IgnoredMulti") {
-            emit.counter(&metric::UDP_MULTICAST_IGNORED, &self.attributes(), ignored);
-        }
-    }
-
-    fn datagrams(&self, direction: NetworkIoDirection, value: u64, emit: &mut Emitter<'_, '_>) {
-        let [family, protocol] = self.attributes();
-        let direction = (&key::NETWORK_IO_DIRECTION, direction.as_str().into());
-        emit.counter(&metric::UDP_DATAGRAMS, &[direction, family, protocol], value);
-    }
-
-    fn errors(&self, reason: UdpErrorReason, value: u64, emit: &mut Emitter<'_, '_>) {
-        let [family, protocol] = self.attributes();
-        let reason = (&key::UDP_ERROR_REASON, reason.as_str().into());
-        emit.counter(&metric::UDP_ERRORS, &[reason, family, protocol], value);
-    }
-
-    fn attributes(&self) -> [Pair<'static>; 2] {
-        [
-            (&key::NETWORK_TYPE, self.family.as_str().into()),
-            (&key::UDP_PROTOCOL, self.protocol.as_str().into()),
-        ]
     }
 }
