@@ -1,7 +1,7 @@
 //! What the running kernel is, found by other means than the receiver's: `bpftool` for its drop reasons, `nstat` and `ip`
 //! for its counters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -26,6 +26,17 @@ pub fn counter(netns: &Netns, name: &str) -> Result<u64> {
     let listed = run(netns.command("nstat").args(["--ignore", "--zeros", "--noupdate", "--json", name]))?;
     let listed: serde_json::Value = serde_json::from_str(&listed)?;
     listed["kernel"][name].as_u64().with_context(|| format!("{} has no {name}: {listed}", netns.name()))
+}
+
+/// Every counter of a namespace under its name in nstat(8), read inside by another process.
+///
+/// # Errors
+/// No `nstat`, or the namespace is gone.
+pub fn all_counters(netns: &Netns) -> Result<BTreeMap<String, u64>> {
+    let listed = run(netns.command("nstat").args(["--ignore", "--zeros", "--noupdate", "--json"]))?;
+    let listed: serde_json::Value = serde_json::from_str(&listed)?;
+    let counters = listed["kernel"].as_object().context("no counters")?;
+    Ok(counters.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect())
 }
 
 /// Counters of one direction of a device.

@@ -3,6 +3,7 @@
 mod clean_up;
 pub mod collector;
 pub mod containerd;
+pub mod counters;
 pub mod docker;
 pub mod faults;
 pub mod kernel;
@@ -12,6 +13,7 @@ pub mod packet;
 pub mod poll;
 pub mod receiver;
 pub mod requirements;
+pub mod tcp;
 pub mod telemetry;
 pub mod tools;
 pub mod traffic;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use jitterscope::probe::PROBES;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -77,8 +78,11 @@ impl Receiver {
         command.stdin(Stdio::null()).stdout(file("stdout")?).stderr(file("stderr")?);
         let process = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
         let mut receiver = Self { pid: process.id(), process, directory };
+        // Probes start in this order, and each says that it runs or why not.
+        let last = PROBES.iter().rfind(|probe| probe.default).context("no default probe")?;
+        let last = format!("\"probe\":\"{}\"", last.name);
         poll::until("the receiver runs", || match receiver.process.try_wait() {
-            Ok(None) => receiver.log().contains("\"probe\":\"netdev\"").then_some(Ok(())),
+            Ok(None) => receiver.log().contains(&last).then_some(Ok(())),
             ended => Some(Err(ended)),
         })?
         .map_err(|ended| anyhow::anyhow!("the receiver ended: {ended:?}: {}", receiver.log()))?;
@@ -166,13 +170,28 @@ impl Receiver {
     }
 }
 
+/// The probes that the built receiver can run on this kernel, as `jitterscope probes` tells.
+///
+/// # Errors
+/// It cannot run at all.
+pub fn runnable() -> Result<Vec<String>> {
+    let can_run = |probe: &&Value| probe["can_run"] == true;
+    let name = |probe: &Value| Some(probe["name"].as_str()?.to_owned());
+    Ok(listed()?.iter().filter(can_run).filter_map(name).collect())
+}
+
+/// What `jitterscope probes` tells of each probe.
+fn listed() -> Result<Vec<Value>> {
+    let listed = run(Command::new(binary()?).args(["probes", "--format", "json"]))?;
+    Ok(serde_json::from_str(&listed)?)
+}
+
 /// What a probe of the built receiver cannot see on this kernel, as `jitterscope probes` tells; empty: nothing.
 ///
 /// # Errors
 /// It cannot run at all, or there is no such probe.
 pub fn limitation(probe: &str) -> Result<String> {
-    let listed = run(Command::new(binary()?).args(["probes", "--format", "json"]))?;
-    let listed: Vec<Value> = serde_json::from_str(&listed)?;
+    let listed = listed()?;
     let found = listed.iter().find(|one| one["name"] == probe).context("no such probe")?;
     ensure!(found["can_run"] == true, "{found}");
     Ok(found["limitation"].as_str().unwrap_or_default().to_owned())
