@@ -11,19 +11,19 @@ run:
 	integration/setup.sh run
 	cargo run --release --bin jitterscope -- run $(ARGS)
 
-# In continuous integration the faults on one older kernel belong to it.
+# In continuous integration the faults, and IPVS, on one older kernel belong to it.
 test:
 	integration/setup.sh test
 	cargo build --workspace
 	cargo test --workspace
-	$(if $(CI),JITTERSCOPE_VM_TESTS="packetloss_(faults|node)" JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
+	$(if $(CI),JITTERSCOPE_VM_TESTS="(packetloss_(faults|node)|ipvs-)" JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
 
 bench:
 	integration/setup.sh test
 	cargo build --release --package jitterscope
 	cargo bench --package jitterscope-integration
 
-# The packet-loss tests on other kernels, in virtual machines.
+# The packet-loss tests and IPVS on other kernels, in virtual machines.
 vm:
 	integration/setup.sh vm $(KERNELS)
 	integration/vm-tests.sh $(KERNELS)
