@@ -32,31 +32,50 @@ fn open(_: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     Ok(Box::new(Udp))
 }
 
-/// A group of counters: how nstat(8) begins their names, and what they are about.
+/// A group of counters: their names in nstat(8), and what they are about.
 struct Group {
-    prefix: &'static str,
+    received: &'static str,
+    sent: &'static str,
+    /// All errors on receive.
+    errors: &'static str,
+    /// Errors that the kernel counts by reason. `InErrors` holds all of those on receive and others
+    /// (`net/ipv4/udp.c`, `__udp_queue_rcv_skb`, `udp_queue_rcv_one_skb`).
+    reasons: [(&'static str, UdpErrorReason, InErrors); 5],
+    ignored: &'static str,
     family: NetworkType,
     protocol: UdpProtocol,
 }
 
-const IPV4: [Group; 2] = [
-    Group { prefix: "Udp", family: NetworkType::Ipv4, protocol: UdpProtocol::Udp },
-    Group { prefix: "UdpLite", family: NetworkType::Ipv4, protocol: UdpProtocol::Udplite },
-];
-const IPV6: [Group; 2] = [
-    Group { prefix: "Udp6", family: NetworkType::Ipv6, protocol: UdpProtocol::Udp },
-    Group { prefix: "UdpLite6", family: NetworkType::Ipv6, protocol: UdpProtocol::Udplite },
-];
+/// Whether a reason's counter is part of `InErrors`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InErrors {
+    Yes,
+    No,
+}
 
-/// Errors that the kernel counts by reason. `InErrors` holds all of those on receive and others
-/// (`net/ipv4/udp.c`, `__udp_queue_rcv_skb`, `udp_queue_rcv_one_skb`).
-const REASONS: [(&str, UdpErrorReason); 5] = [
-    ("NoPorts", UdpErrorReason::NoPort),
-    ("RcvbufErrors", UdpErrorReason::ReceiveBuffer),
-    ("SndbufErrors", UdpErrorReason::SendBuffer),
-    ("InCsumErrors", UdpErrorReason::Checksum),
-    ("MemErrors", UdpErrorReason::Memory),
-];
+/// The group whose names begin so.
+macro_rules! group {
+    ($prefix:literal, $family:ident, $protocol:ident) => {
+        Group {
+            received: concat!($prefix, "InDatagrams"),
+            sent: concat!($prefix, "OutDatagrams"),
+            errors: concat!($prefix, "InErrors"),
+            reasons: [
+                (concat!($prefix, "NoPorts"), UdpErrorReason::NoPort, InErrors::No),
+                (concat!($prefix, "RcvbufErrors"), UdpErrorReason::ReceiveBuffer, InErrors::Yes),
+                (concat!($prefix, "SndbufErrors"), UdpErrorReason::SendBuffer, InErrors::No),
+                (concat!($prefix, "InCsumErrors"), UdpErrorReason::Checksum, InErrors::Yes),
+                (concat!($prefix, "MemErrors"), UdpErrorReason::Memory, InErrors::Yes),
+            ],
+            ignored: concat!($prefix, "IgnoredMulti"),
+            family: NetworkType::$family,
+            protocol: UdpProtocol::$protocol,
+        }
+    };
+}
+
+const IPV4: [Group; 2] = [group!("Udp", Ipv4, Udp), group!("UdpLite", Ipv4, Udplite)];
+const IPV6: [Group; 2] = [group!("Udp6", Ipv6, Udp), group!("UdpLite6", Ipv6, Udplite)];
 
 impl Probe for Udp {
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError> {
@@ -73,20 +92,20 @@ impl Probe for Udp {
 
 impl Group {
     fn emit(&self, table: &Counters, emit: &mut Emitter<'_, '_>) {
-        let get = |name: &str| table.get(&format!("{}{name}", self.prefix));
         // A kernel without this protocol prints none of the group.
-        let Some(received) = get("InDatagrams") else { return };
+        let Some(received) = table.get(self.received) else { return };
         self.datagrams(NetworkIoDirection::Receive, received, emit);
-        self.datagrams(NetworkIoDirection::Transmit, get("OutDatagrams").unwrap_or(0), emit);
-        for (name, reason) in REASONS {
-            if let Some(value) = get(name) {
-                self.errors(reason, value, emit);
+        self.datagrams(NetworkIoDirection::Transmit, table.get(self.sent).unwrap_or(0), emit);
+        let mut other = table.get(self.errors).unwrap_or(0);
+        for (name, reason, in_errors) in self.reasons {
+            let Some(value) = table.get(name) else { continue };
+            self.errors(reason, value, emit);
+            if in_errors == InErrors::Yes {
+                other = other.saturating_sub(value);
             }
         }
-        let named = ["RcvbufErrors", "InCsumErrors", "MemErrors"].iter().filter_map(|name| get(name)).sum();
-        let other = get("InErrors").unwrap_or(0).saturating_sub(named);
         self.errors(UdpErrorReason::Other, other, emit);
-        if let Some(ignored) = get("IgnoredMulti") {
+        if let Some(ignored) = table.get(self.ignored) {
             emit.counter(&metric::UDP_MULTICAST_IGNORED, &self.attributes(), ignored);
         }
     }
