@@ -67,6 +67,8 @@ fn bindings(target: &Path) -> Result<()> {
         .derive_default(true)
         // An array too long for the derive: see histogram.rs.
         .no_default("histogram")
+        // An array too long for the derive.
+        .no_default("namespace_counters")
         .derive_eq(true)
         .derive_hash(true)
         .layout_tests(false)

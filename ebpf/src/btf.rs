@@ -86,13 +86,28 @@ impl Btf {
     /// Name and value of every constant of `enum name`; `None` when the kernel has no such enum.
     pub fn enumerators(&self, name: &str) -> Option<Vec<(String, u64)>> {
         let found = self.find(name, &[kind::ENUM, kind::ENUM64])?;
+        Some(self.constants(&found))
+    }
+
+    /// Name and value of every constant of the enum that has the constant `member`, which most of the kernel's do
+    /// not have a name for; `None` when no enum has it.
+    pub fn enumerators_beside(&self, member: &str) -> Option<Vec<(String, u64)>> {
+        let has_member = |found: &Type| {
+            let step = found.trailing() / found.count.max(1);
+            (0..found.count).any(|i| self.is_text(found.data + i * step, member))
+        };
+        let is_enum = |found: &Type| matches!(found.kind, kind::ENUM | kind::ENUM64);
+        self.walk().find(|found| is_enum(found) && has_member(found)).map(|found| self.constants(&found))
+    }
+
+    fn constants(&self, found: &Type) -> Vec<(String, u64)> {
         let step = if found.kind == kind::ENUM64 { 12 } else { 8 };
         let read = |i: usize| {
             let at = found.data + i * step;
             let high = if step == 12 { word(&self.bytes, at + 8) } else { 0 };
             (self.text(at).to_owned(), u64::from(high) << 32 | u64::from(word(&self.bytes, at + 4)))
         };
-        Some((0..found.count).map(read).collect())
+        (0..found.count).map(read).collect()
     }
 
     /// True when `member` is in `struct structure` or in one of its anonymous members.
@@ -142,6 +157,13 @@ impl Btf {
 
     fn walk(&self) -> Walk<'_> {
         Walk { btf: self, at: self.types }
+    }
+
+    /// Whether the string that the word at `at` points to is `text`.
+    fn is_text(&self, at: usize, text: &str) -> bool {
+        let start = self.strings + word(&self.bytes, at) as usize;
+        let found = self.bytes.get(start..start + text.len() + 1);
+        found.and_then(|found| found.strip_suffix(&[0])) == Some(text.as_bytes())
     }
 
     /// The string that the word at `at` points to.

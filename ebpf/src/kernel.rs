@@ -9,6 +9,7 @@ use aya::Endianness;
 
 use crate::btf::{Btf, BtfError, VMLINUX};
 use crate::symbols::Functions;
+use crate::sys;
 use crate::table::possible_cpus;
 
 /// A kernel that probes cannot be loaded into.
@@ -40,6 +41,7 @@ pub struct Kernel {
     parsed: OnceLock<aya::Btf>,
     functions: OnceLock<Arc<Functions>>,
     cpus: usize,
+    _freed: Freed,
 }
 
 impl Kernel {
@@ -55,6 +57,7 @@ impl Kernel {
             parsed: OnceLock::new(),
             functions: OnceLock::new(),
             cpus,
+            _freed: Freed,
         })
     }
 
@@ -85,6 +88,17 @@ impl Kernel {
         }
         let parsed = aya::Btf::parse(self.btf.bytes(), Endianness::default())?;
         Ok(self.parsed.get_or_init(|| parsed))
+    }
+}
+
+/// The last of a kernel's fields: when all else is freed, it leaves the process too. What was parsed is hundreds of
+/// thousands of small pieces, which the C library would keep.
+#[derive(Debug)]
+struct Freed;
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        sys::release_freed_memory();
     }
 }
 

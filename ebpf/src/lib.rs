@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod btf;
+pub mod counters;
 pub mod histogram;
 mod hook;
 mod kernel;
@@ -22,7 +23,7 @@ mod table;
 
 pub use hook::Form;
 pub use kernel::{Kernel, KernelError, host_netns};
-pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Missing, Object};
+pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Missing, Object, OnDemand};
 pub use observer::{Observer, ObserverOptions, Telling};
 pub use ring::{Ring, TooShort};
 pub use stats::{MapUsage, ProgramStats, RunTimeStats};

@@ -1,5 +1,7 @@
 //! Loading an object and attaching its programs in the best form that the kernel accepts.
 
+mod on_demand;
+
 use std::fmt;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +17,8 @@ use crate::ring::Ring;
 use crate::stats::{self, MapUsage, ProgramStats};
 use crate::sys;
 use crate::table::{Merge, PerCpuTable, Table, TableError};
+
+pub use on_demand::OnDemand;
 
 /// A compiled C file: its programs, maps and constants. The constants of this type are all there are.
 #[derive(Debug)]
@@ -129,6 +133,16 @@ pub enum LoadError {
         object: &'static str,
         /// The hook, and why each form failed, verifier logs included.
         missing: Missing,
+    },
+    /// A program that is attached nowhere was refused.
+    #[error("eBPF object {object}: program {program}: {}", attempt.reason)]
+    Program {
+        /// Name of the object.
+        object: &'static str,
+        /// The C function.
+        program: &'static str,
+        /// Why, the verifier's log included.
+        attempt: Attempt,
     },
     /// A map of the object is not what the caller takes it for.
     #[error(transparent)]

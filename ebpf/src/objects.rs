@@ -16,6 +16,8 @@ macro_rules! object {
 }
 
 impl Object {
+    /// The SNMP counters of all network namespaces.
+    pub const COUNTERS: Self = object!("counters", optional: &[]);
     /// Dropped packets.
     pub const PACKETLOSS: Self = object!("packetloss", optional: &["tcp_conn_request"]);
     /// Handshakes, lifetimes and failures of TCP connections.

@@ -14,6 +14,7 @@ enum Command {
     UpdateElement = 2,
     DeleteElement = 3,
     NextKey = 4,
+    TestRun = 10,
     InfoByFd = 15,
     LookupBatch = 24,
     EnableStats = 32,
@@ -49,6 +50,26 @@ struct InfoAttr {
     length: u32,
     info: u64,
 }
+
+#[derive(Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct TestRunAttr {
+    program_fd: u32,
+    returned: u32,
+    data_size: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    duration: u32,
+    context_size: [u32; 2],
+    context: [u64; 2],
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    reserved: u32,
+}
+
+/// `BPF_F_TEST_RUN_ON_CPU`, include/uapi/linux/bpf.h.
+const ON_CPU: u32 = 1;
 
 /// Issues one bpf(2) command. Every pointer in `attr` must be valid for what the command does with it.
 fn bpf<T: IntoBytes + Immutable>(command: Command, attr: &mut T) -> io::Result<i64> {
@@ -122,6 +143,21 @@ pub(crate) fn lookup_batch(
     Ok(Batch { count: attr.count as usize, last: !more })
 }
 
+/// Runs a raw tracepoint program once with these arguments (5.10+), on this CPU or on `cpu`, which must be online
+/// (`ENXIO`); gives what the program returned.
+pub(crate) fn test_run(fd: BorrowedFd<'_>, arguments: &[u64], cpu: Option<u32>) -> io::Result<u32> {
+    let mut attr = TestRunAttr {
+        program_fd: fd.as_raw_fd() as u32,
+        context_size: [size_of_val(arguments) as u32, 0],
+        context: [if arguments.is_empty() { 0 } else { arguments.as_ptr() as u64 }, 0],
+        flags: if cpu.is_some() { ON_CPU } else { 0 },
+        cpu: cpu.unwrap_or(0),
+        ..TestRunAttr::default()
+    };
+    bpf(Command::TestRun, &mut attr)?;
+    Ok(attr.returned)
+}
+
 /// Fills `info` with the kernel's description of a program or map; returns its length in bytes.
 pub(crate) fn info(fd: BorrowedFd<'_>, info: &mut [u8]) -> io::Result<usize> {
     let mut attr =
@@ -136,6 +172,16 @@ pub(crate) fn enable_stats() -> io::Result<OwnedFd> {
     let fd = bpf(Command::EnableStats, &mut run_time)?;
     // SAFETY: the kernel has just returned this descriptor and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Gives memory that was freed back to the system. The C library keeps it, and more so what several threads freed in
+/// pieces; other C libraries than glibc have no such call.
+pub(crate) fn release_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer and may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Lifts the memlock limit, which kernels before 5.11 charge maps to. Needs `CAP_SYS_RESOURCE`.

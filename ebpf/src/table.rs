@@ -179,6 +179,21 @@ where
         })
     }
 
+    /// Fills `values` with the first entries of an array, in one batch (5.6+); the array must have as many.
+    pub fn first(&self, values: &mut [V]) -> Result<(), TableError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let mut keys = vec![0; values.len() * self.raw.key];
+        let count = values.len();
+        let buffers = (keys.as_mut_slice(), values.as_mut_bytes());
+        let read = sys::lookup_batch(self.raw.fd.as_fd(), &mut None, buffers, count);
+        match read.map_err(|error| self.raw.error(error))?.count {
+            read if read == count => Ok(()),
+            read => Err(self.raw.error(io::Error::other(format!("{read} entries instead of {count}")))),
+        }
+    }
+
     /// Removes the entries for which `keep` is false; returns how many.
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) -> Result<usize, TableError>
     where

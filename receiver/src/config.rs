@@ -22,7 +22,7 @@ pub use pattern::Pattern;
 pub use probes::{EventLimit, ProbeSettings, Probes, Profile};
 pub use problem::{ConfigError, Problem};
 pub use schema::schema;
-pub use settings::{Cri, Entities, EventsText, Kernel, Log, LogFormat, Settings};
+pub use settings::{Counters, Cri, Entities, EventsText, Kernel, Log, LogFormat, Settings};
 pub use sources::Sources;
 pub use units::{duration, show_duration, show_size, size};
 pub use watch::{Change, Watch};

@@ -4,7 +4,13 @@ pub mod check;
 mod destinations;
 pub mod once;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use jitterscope_semconv::value::ProbeDropStage;
@@ -18,12 +24,13 @@ use tracing::{error, info, warn};
 use crate::{
     account::{Accounts, State, accounts},
     clock::Clock,
-    config::{Change, ConfigError, Settings, Sources, Watch},
+    config::{Change, ConfigError, Counters, Settings, Sources, Watch},
     export::{Exporters, Outbox, OutboxHandle, grpc::BuildError},
     health::{self, Health},
     logging::Logging,
     pods::{self, Pods},
     probe::{PROBES, Skip, task::Surroundings},
+    round::{self, Setup},
     supervisor::{RETRY, Required, Supervisor},
     telemetry::{Observed, Telemetry},
 };
@@ -122,6 +129,8 @@ pub struct Node {
     outbox: OutboxHandle,
     exporters: Exporters,
     supervisor: Supervisor,
+    /// Where the counters of namespaces come from.
+    counters: Setup,
     /// Tasks that end with the receiver.
     background: Vec<JoinHandle<()>>,
     health: Option<JoinHandle<()>>,
@@ -142,9 +151,12 @@ impl Node {
             accounts: accounts(PROBES, &telemetry.collect_duration()),
             destinations: Arc::new(ArcSwap::from_pointee(exporters.accounts.clone())),
             pods: pods.clone(),
+            counters: Arc::default(),
         };
         telemetry.observe(&observed);
-        let around = Surroundings { pods, outbox: Arc::clone(&outbox), ticks: true };
+        let counters = counters(&settings, Arc::clone(&observed.counters));
+        let around =
+            Surroundings { pods, outbox: Arc::clone(&outbox), counters: counters.clone(), ticks: true };
         let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around);
         let started = Clock::read().now();
         let background = vec![tokio::spawn(writer)];
@@ -157,6 +169,7 @@ impl Node {
             outbox,
             exporters,
             supervisor,
+            counters,
             background,
             health: None,
             started,
@@ -268,6 +281,7 @@ impl Node {
         if health {
             self.serve_health().await;
         }
+        self.counters.walk.store(self.settings.kernel.counters == Counters::Auto, Relaxed);
         if let Err(required) = self.supervisor.apply(&self.settings).await {
             error!("{}", Failure::Required(required));
         }
@@ -323,6 +337,12 @@ fn report(accounts: &Accounts) {
             "account"
         );
     }
+}
+
+/// Where the counters of namespaces come from.
+fn counters(settings: &Settings, account: Arc<round::Account>) -> Setup {
+    let walk = Arc::new(AtomicBool::new(settings.kernel.counters == Counters::Auto));
+    Setup { walk, btf: settings.kernel.btf.clone(), account }
 }
 
 /// What identity depends on.

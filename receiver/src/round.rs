@@ -8,26 +8,28 @@ pub mod interfaces;
 pub mod ipvs;
 mod read;
 pub mod softnet;
+mod walk;
 
 use std::{
     cell::{OnceCell, RefCell},
     sync::Arc,
 };
 
+pub use self::walk::{Account, Setup};
 use self::{
-    counters::{Counters, Parser},
+    counters::{Counters, Messages, Parser},
     interfaces::Interface,
     ipvs::Totals,
     read::{Reader, Table},
     softnet::Cpu,
+    walk::Source,
 };
 use crate::{
     clock::Clock,
-    pods::{Entity, Namespace, Origin, Snapshot},
+    pods::{Entity, Namespace, NetnsSource, Origin, Snapshot},
 };
 
-/// Parsers that remember the kernel's columns from round to round.
-#[derive(Default)]
+/// What is kept from round to round: the kernel's columns, and the walk where it is the source of tables.
 pub struct Parsers {
     snmp: RefCell<Parser>,
     netstat: RefCell<Parser>,
@@ -35,6 +37,41 @@ pub struct Parsers {
     sockstat: RefCell<Parser>,
     sockstat6: RefCell<Parser>,
     buffer: RefCell<String>,
+    source: RefCell<Source>,
+}
+
+impl Parsers {
+    /// Nothing is loaded before a table is asked for.
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            snmp: RefCell::default(),
+            netstat: RefCell::default(),
+            snmp6: RefCell::default(),
+            sockstat: RefCell::default(),
+            sockstat6: RefCell::default(),
+            buffer: RefCell::default(),
+            source: RefCell::new(Source::new(setup)),
+        }
+    }
+
+    /// Unloads what is loaded, in case that nobody asks for tables any more.
+    pub fn unload(&self) {
+        self.source.borrow_mut().close();
+    }
+
+    /// A table of counters from procfs.
+    fn read(&self, reader: &Reader, of: (&NetnsSource, u32), table: Table) -> Option<Counters> {
+        let buffer = &mut self.buffer.borrow_mut();
+        let text = reader.read(of, table, buffer)?;
+        match table {
+            Table::Snmp => Some(self.snmp.borrow_mut().paired(text)),
+            Table::Netstat => Some(self.netstat.borrow_mut().paired(text)),
+            Table::Snmp6 => Some(self.snmp6.borrow_mut().listed(text)),
+            Table::Sockstat => Some(self.sockstat.borrow_mut().grouped(text)),
+            Table::Sockstat6 => Some(self.sockstat6.borrow_mut().grouped(text)),
+            Table::Dev | Table::IpVsStats | Table::SoftnetStat => None,
+        }
+    }
 }
 
 /// One collection.
@@ -47,6 +84,8 @@ pub struct Round<'p> {
     pub clock: Clock,
     parsers: &'p Parsers,
     tables: Vec<Tables>,
+    /// Set once the walk has filled the tables.
+    walked: OnceCell<()>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -61,21 +100,29 @@ struct Tables {
     interfaces: OnceCell<Vec<Interface>>,
 }
 
+impl Tables {
+    /// The tables that a walk can fill, in the order of `walk::TABLES`.
+    fn counted(&self) -> [&OnceCell<Option<Counters>>; walk::TABLES.len()] {
+        [&self.snmp, &self.netstat, &self.snmp6]
+    }
+}
+
 impl<'p> Round<'p> {
     /// A round over the namespaces of `pods`. Nothing is read before it is asked for.
     pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers) -> Self {
         let tables = pods.namespaces().iter().map(|_| Tables::default()).collect();
-        Self { now: clock.now(), pods, clock, parsers, tables }
+        Self { now: clock.now(), pods, clock, parsers, tables, walked: OnceCell::new() }
     }
 
     /// Every namespace of the round.
     pub fn namespaces(&self) -> impl Iterator<Item = InNamespace<'_>> {
         let namespaces = self.pods.namespaces().iter();
-        namespaces.zip(&self.tables).map(|(namespace, tables)| InNamespace {
-            namespace,
-            tables,
-            parsers: self.parsers,
-        })
+        namespaces.zip(&self.tables).map(|(namespace, tables)| InNamespace { namespace, tables, round: self })
+    }
+
+    /// Fills what the walk has, once.
+    fn walk(&self) {
+        self.walked.get_or_init(|| self.parsers.source.borrow_mut().serve(self));
     }
 
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the
@@ -90,38 +137,33 @@ pub struct InNamespace<'r> {
     /// Which.
     pub namespace: &'r Namespace,
     tables: &'r Tables,
-    parsers: &'r Parsers,
+    round: &'r Round<'r>,
 }
 
 impl<'r> InNamespace<'r> {
     /// `/proc/net/snmp`; `None` when the namespace is gone or cannot be read.
     pub fn snmp(&self) -> Option<&'r Counters> {
-        let parse = |text: &str| self.parsers.snmp.borrow_mut().paired(text);
-        self.tables.snmp.get_or_init(|| self.read(Table::Snmp, parse)).as_ref()
+        self.counters(Table::Snmp, &self.tables.snmp)
     }
 
     /// `/proc/net/netstat`; `None` when the namespace is gone or cannot be read.
     pub fn netstat(&self) -> Option<&'r Counters> {
-        let parse = |text: &str| self.parsers.netstat.borrow_mut().paired(text);
-        self.tables.netstat.get_or_init(|| self.read(Table::Netstat, parse)).as_ref()
+        self.counters(Table::Netstat, &self.tables.netstat)
     }
 
     /// `/proc/net/snmp6`; `None` also when the kernel has no IPv6.
     pub fn snmp6(&self) -> Option<&'r Counters> {
-        let parse = |text: &str| self.parsers.snmp6.borrow_mut().listed(text);
-        self.tables.snmp6.get_or_init(|| self.read(Table::Snmp6, parse)).as_ref()
+        self.counters(Table::Snmp6, &self.tables.snmp6)
     }
 
     /// `/proc/net/sockstat`; `None` when the namespace is gone or cannot be read.
     pub fn sockstat(&self) -> Option<&'r Counters> {
-        let parse = |text: &str| self.parsers.sockstat.borrow_mut().grouped(text);
-        self.tables.sockstat.get_or_init(|| self.read(Table::Sockstat, parse)).as_ref()
+        self.tables.sockstat.get_or_init(|| self.from_procfs(Table::Sockstat)).as_ref()
     }
 
     /// `/proc/net/sockstat6`; `None` also when the kernel has no IPv6.
     pub fn sockstat6(&self) -> Option<&'r Counters> {
-        let parse = |text: &str| self.parsers.sockstat6.borrow_mut().grouped(text);
-        self.tables.sockstat6.get_or_init(|| self.read(Table::Sockstat6, parse)).as_ref()
+        self.tables.sockstat6.get_or_init(|| self.from_procfs(Table::Sockstat6)).as_ref()
     }
 
     /// `/proc/net/ip_vs_stats`, which one probe asks for; `None` also when the module `ip_vs` is not loaded.
@@ -136,11 +178,39 @@ impl<'r> InNamespace<'r> {
 
     /// `/proc/net/dev`; empty when the namespace is gone or cannot be read.
     pub fn interfaces(&self) -> &'r [Interface] {
-        self.tables.interfaces.get_or_init(|| self.read(Table::Dev, interfaces::parse).unwrap_or_default())
+        let read = || self.read(Table::Dev, interfaces::parse);
+        self.tables.interfaces.get_or_init(|| read().unwrap_or_default())
     }
 
+    /// ICMP messages by type, of IPv4 and of IPv6, which one probe asks for: from procfs, for the walk has no types.
+    pub fn icmp(&self) -> [Vec<Messages>; 2] {
+        let messages = |counters: Counters| counters.messages().to_vec();
+        [Table::Snmp, Table::Snmp6].map(|table| self.from_procfs(table).map(messages).unwrap_or_default())
+    }
+
+    /// A table from the walk, else from procfs.
+    fn counters(&self, table: Table, cell: &'r OnceCell<Option<Counters>>) -> Option<&'r Counters> {
+        self.round.walk();
+        let read = || {
+            let counters = self.from_procfs(table)?;
+            self.round.parsers.source.borrow().account().add_procfs();
+            Some(counters)
+        };
+        cell.get_or_init(read).as_ref()
+    }
+
+    /// A table of counters from procfs.
+    fn from_procfs(&self, table: Table) -> Option<Counters> {
+        self.round.parsers.read(&self.tables.reader, self.of(), table)
+    }
+
+    /// Any other table, which only procfs has.
     fn read<T>(&self, table: Table, parse: impl FnOnce(&str) -> T) -> Option<T> {
-        let buffer = &mut self.parsers.buffer.borrow_mut();
-        self.tables.reader.read(self.namespace, table, buffer).map(parse)
+        let buffer = &mut self.round.parsers.buffer.borrow_mut();
+        self.tables.reader.read(self.of(), table, buffer).map(parse)
+    }
+
+    fn of(&self) -> (&'r NetnsSource, u32) {
+        (&self.namespace.source, self.namespace.id.inode)
     }
 }

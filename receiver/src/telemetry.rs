@@ -29,6 +29,7 @@ use crate::{
     config,
     export::{Delivery, DestinationAccount, OutboxHandle, Payload},
     pods::Pods,
+    round,
 };
 
 /// Name of the service when the user gives none.
@@ -50,6 +51,8 @@ pub struct Observed {
     pub destinations: Arc<ArcSwap<Vec<Arc<DestinationAccount>>>>,
     /// The entities.
     pub pods: Pods,
+    /// Where the counters of namespaces came from.
+    pub counters: Arc<round::Account>,
 }
 
 impl Telemetry {

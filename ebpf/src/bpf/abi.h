@@ -207,6 +207,46 @@ struct connect_event {
 	u32 error;    /* errno; 0: the application gave up */
 	u32 attempts; /* requests sent */
 };
+/*
+ * Where each table of a namespace's SNMP counters begins among its sums. Each has room for more counters than
+ * any kernel has so far (in brackets: 7.3); what is beyond is not read.
+ */
+enum counter_slot {
+	SLOT_IP = 0,				      /* ipstats_mib (38) */
+	SLOT_IP6 = SLOT_IP + 48,		      /* ipstats_mib */
+	SLOT_TCP = SLOT_IP6 + 48,		      /* tcp_mib (16) */
+	SLOT_NET = SLOT_TCP + 24,		      /* linux_mib (136) */
+	SLOT_UDP = SLOT_NET + 168,		      /* udp_mib (10) */
+	SLOT_UDP6 = SLOT_UDP + 16,		      /* udp_mib */
+	SLOT_UDPLITE = SLOT_UDP6 + 16,		      /* udp_mib */
+	SLOT_UDPLITE6 = SLOT_UDPLITE + 16,	      /* udp_mib */
+	SLOT_ICMP = SLOT_UDPLITE6 + 16,		      /* icmp_mib (30) */
+	SLOT_ICMP6 = SLOT_ICMP + 40,		      /* icmpv6_mib (7) */
+	SLOT_MPTCP = SLOT_ICMP6 + 16,		      /* mptcp_mib (87) */
+	SLOT_ICMP_TYPES = SLOT_MPTCP + 112,	      /* icmpmsg_mib: messages received by type, then sent */
+	SLOT_ICMP6_TYPES = SLOT_ICMP_TYPES + 2 * 256, /* icmpv6msg_mib */
+	COUNTER_SLOTS = SLOT_ICMP6_TYPES + 2 * 256,
+};
+
+/* The counters of one network namespace, summed over the CPUs. */
+struct namespace_counters {
+	u64 cookie; /* zero before 5.12 when it was never asked for */
+	u32 netns;  /* inode */
+	u32 failed; /* 1: something could not be read, and the values are not to be used */
+	u64 values[COUNTER_SLOTS];
+};
+
+/* Where the counters of one CPU are. */
+struct cpu_place {
+	u64 offset; /* from a per-CPU pointer to what it points to on this CPU */
+	u64 known;  /* 1: offset is set */
+};
+
+/* Namespaces of one run of the walk: 400 KiB of records. */
+#define COUNTER_RECORDS 32
+
+/* What a run of the walk returns: how many namespaces it stored, and this bit when it came to the end. */
+#define WALK_ENDED 0x10000
 
 /* How a free is classified before the packet is looked at. */
 enum verdict {

@@ -32,6 +32,10 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
+struct bpf_raw_tracepoint_args {
+	u64 args[2];
+};
+
 #define BPF_ANY	    0
 #define BPF_NOEXIST 1
 
@@ -94,8 +98,62 @@ struct sock_cgroup_data___v5_10 {
 	u64 val;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct ns_common {
+	const void *ops;
 	u32 inum;
+};
+
+/* include/net/snmp.h: each is an array of unsigned long, one for each CPU but the last two. */
+struct ipstats_mib {
+	u64 mibs[1];
+};
+
+struct tcp_mib {
+	u64 mibs[1];
+};
+
+struct linux_mib {
+	u64 mibs[1];
+};
+
+struct udp_mib {
+	u64 mibs[1];
+};
+
+struct icmp_mib {
+	u64 mibs[1];
+};
+
+struct icmpv6_mib {
+	u64 mibs[1];
+};
+
+struct mptcp_mib {
+	u64 mibs[1];
+};
+
+struct icmpmsg_mib;
+struct icmpv6msg_mib;
+
+/* 7.3 has none for UDP-Lite; those of IPv6 and MPTCP are absent where the kernel is built without. */
+struct netns_mib {
+	struct ipstats_mib *ip_statistics;
+	struct ipstats_mib *ipv6_statistics;
+	struct tcp_mib *tcp_statistics;
+	struct linux_mib *net_statistics;
+	struct udp_mib *udp_statistics;
+	struct udp_mib *udp_stats_in6;
+	struct udp_mib *udplite_statistics;
+	struct udp_mib *udplite_stats_in6;
+	struct icmp_mib *icmp_statistics;
+	struct icmpv6_mib *icmpv6_statistics;
+	struct mptcp_mib *mptcp_statistics;
+	struct icmpmsg_mib *icmpmsg_statistics;
+	struct icmpv6msg_mib *icmpv6msg_statistics;
 };
 
 struct hlist_node {
@@ -109,7 +167,9 @@ struct hlist_head {
 struct net_device;
 
 struct net {
+	struct list_head list;
 	struct ns_common ns;
+	struct netns_mib mib;
 	u64 net_cookie;
 	struct net_device *loopback_dev;
 	struct hlist_head *dev_index_head;
@@ -127,6 +187,18 @@ struct net___v5_10 {
 typedef struct {
 	struct net *net;
 } possible_net_t;
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	struct nsproxy *nsproxy;
+};
+
+struct bpf_array {
+	void *pptrs[1];
+};
 
 struct rtnl_link_ops {
 	const char *kind;

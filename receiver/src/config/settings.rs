@@ -66,6 +66,17 @@ pub enum Cri {
 pub struct Kernel {
     /// BTF of the running kernel where it has none of its own.
     pub btf: Option<PathBuf>,
+    /// Where the counters of network namespaces come from.
+    pub counters: Counters,
+}
+
+/// Where the counters of network namespaces come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counters {
+    /// From a walk in the kernel where that can be loaded, else from procfs.
+    Auto,
+    /// From procfs.
+    Procfs,
 }
 
 /// The receiver's own log.
@@ -159,7 +170,12 @@ fn cri(text: &str) -> Option<Cri> {
 }
 
 fn kernel(r: &mut Reader<'_>) -> Kernel {
-    Kernel { btf: r.file("btf", "BTF file for a kernel that does not bring its own", file::btf) }
+    let words = [("auto", Counters::Auto), ("procfs", Counters::Procfs)];
+    let help = "source of namespaces' counters; auto: an eBPF walk where it can be loaded, else procfs";
+    Kernel {
+        btf: r.file("btf", "BTF file for a kernel that does not bring its own", file::btf),
+        counters: r.choice("counters", &words, help).unwrap_or(Counters::Auto),
+    }
 }
 
 /// Next to the Collector's own default, 13133, so that both can share a host network.

@@ -4,7 +4,7 @@ use std::{io::stdout, sync::Arc};
 
 use arc_swap::ArcSwap;
 
-use super::{Failure, Format, destinations::output, identity};
+use super::{Failure, Format, counters, destinations::output, identity};
 use crate::{
     account::{State, accounts},
     config::Settings,
@@ -36,7 +36,8 @@ pub async fn once(mut settings: Settings, format: Format, only: &[String]) -> Re
     let (exporters, outbox) = Exporters::start(vec![output(sink)]);
     let outbox = Arc::new(ArcSwap::from_pointee(outbox));
     let accounts = accounts(PROBES, &telemetry.collect_duration());
-    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox), ticks: false };
+    let counters = counters(&settings, Arc::default());
+    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox), counters, ticks: false };
     pods.settled().await;
     let mut supervisor = Supervisor::new(Arc::clone(&accounts), around);
     let applied = supervisor.apply(&settings).await;

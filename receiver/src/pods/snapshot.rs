@@ -115,6 +115,12 @@ impl Snapshot {
         &self.namespaces
     }
 
+    /// Which of [`Self::namespaces`] a namespace of the kernel's is.
+    pub fn position(&self, id: Netns) -> Option<usize> {
+        let at = *self.by_inode.get(&id.inode)?;
+        self.namespaces.get(at).filter(|known| known.id.agrees_with(&id)).map(|_| at)
+    }
+
     /// Whose an address is, for each that only one namespace has: isolated networks may use the same ones.
     pub fn addresses(&self) -> HashMap<Address, Netns> {
         let mut owners: HashMap<Address, Option<Netns>> = HashMap::new();

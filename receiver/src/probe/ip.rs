@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Emitter},
-    round::{Round, counters::Counters},
+    round::{Round, counters::{Counters, Messages}},
 };
 
 /// Counters of IP and ICMP.
@@ -210,8 +210,8 @@ impl Probe for Ip {
             let tables: Vec<&Counters> = [v4, namespace.netstat(), v6].into_iter().flatten().collect();
             let mut emit = batch.entity(&namespace.namespace.entity, namespace.namespace.started_unix_nano);
             TABLE.iter().for_each(|family| family.emit(&tables, true, &mut emit));
-            for (table, family) in [(v4, V4), (v6, V6)] {
-                table.into_iter().for_each(|table| messages(table, family, &mut emit));
+            for (seen, family) in namespace.icmp().iter().zip([V4, V6]) {
+                messages(seen, family, &mut emit);
             }
         }
         Ok(())
@@ -219,8 +219,8 @@ impl Probe for Ip {
 }
 
 /// ICMP by type: at most 256 types each way, and only those that the namespace has seen.
-fn messages(table: &Counters, family: &str, emit: &mut Emitter<'_, '_>) {
-    for messages in table.messages() {
+fn messages(seen: &[Messages], family: &str, emit: &mut Emitter<'_, '_>) {
+    for messages in seen {
         let way = if messages.received { IN } else { OUT };
         let attributes = [
             (&key::NETWORK_IO_DIRECTION, way.into()),

@@ -25,7 +25,7 @@ use crate::{
     config::ProbeSettings,
     export::{Delivery, OutboxHandle, Payload},
     pods::{Entity, Origin, Pods},
-    round::{Parsers, Round},
+    round::{Parsers, Round, Setup},
 };
 
 /// Time between the first collection and the second, so that rates are there soon after the start.
@@ -122,6 +122,8 @@ pub struct Surroundings {
     pub pods: Pods,
     /// Where finished requests go.
     pub outbox: OutboxHandle,
+    /// Where the counters of namespaces come from.
+    pub counters: Setup,
     /// Whether probes are collected at their interval, or only when they are told to and at their end.
     pub ticks: bool,
 }
@@ -149,7 +151,8 @@ impl Task {
         // The probe keeps its ring; a second descriptor of it is enough to wait on.
         let ring = probes.iter().find_map(|running| running.probe.events()).map(|fd| fd.try_clone_to_owned());
         let ring = ring.transpose()?.map(watch).transpose()?;
-        Ok(Self { probes, ring, around, commands, parsers: Parsers::default(), series: Series::default() })
+        let parsers = Parsers::new(around.counters.clone());
+        Ok(Self { probes, ring, around, commands, parsers, series: Series::default() })
     }
 
     /// Runs until the commands end.
@@ -185,6 +188,7 @@ impl Task {
             Command::Add(running) => self.probes.push(*running),
             Command::Remove(name, done) => {
                 self.probes.retain(|running| running.name() != name);
+                self.parsers.unload();
                 // The asker may have stopped waiting.
                 let _ = done.send(());
             }

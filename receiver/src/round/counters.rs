@@ -8,11 +8,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::FixedState;
+
 /// The columns of a table, which all namespaces of a kernel share.
 #[derive(Default)]
-struct Layout {
+pub(super) struct Layout {
     names: Vec<String>,
-    columns: HashMap<String, usize>,
+    /// Asked some hundred times for each namespace. The names are the kernel's: nobody chooses them to collide.
+    columns: HashMap<String, usize, FixedState>,
 }
 
 /// The values of one table in one namespace.
@@ -34,6 +37,15 @@ pub struct Messages {
 }
 
 impl Counters {
+    /// Values in the order of the layout's columns.
+    pub(super) fn new(layout: Arc<Layout>, values: Vec<u64>) -> Self {
+        Self { layout, values, messages: Vec::new() }
+    }
+
+    pub(super) fn layout(&self) -> Arc<Layout> {
+        Arc::clone(&self.layout)
+    }
+
     /// The value of a counter by its name in nstat(8); `None` when this kernel has no such counter.
     pub fn get(&self, name: &str) -> Option<u64> {
         self.layout.columns.get(name).and_then(|&column| self.values.get(column)).copied()
@@ -115,7 +127,8 @@ fn paired(text: &str) -> impl Iterator<Item = Cell<'_>> + Clone {
             let (group, names) = names.split_once(':')?;
             let (_, numbers) = numbers.split_once(':')?;
             let cells = names.split_ascii_whitespace().zip(numbers.split_ascii_whitespace());
-            Some(cells.map(move |(name, number)| (group, name, number)))
+            let cells = cells.map(move |(name, number)| (group, name, number));
+            Some(cells.filter(|(group, name, _)| !is_setting(group, name)))
         })
         .flatten()
 }
@@ -151,6 +164,11 @@ fn message(group: &str, name: &str) -> Option<(bool, u8)> {
         None => (false, name.strip_prefix("OutType")?),
     };
     Some((received, number.parse().ok()?))
+}
+
+/// Whether a column is a setting of the namespace's, which is no counter.
+fn is_setting(group: &str, name: &str) -> bool {
+    group == "Ip" && matches!(name, "Forwarding" | "DefaultTTL")
 }
 
 /// Counters are unsigned; the few signed entries (`Tcp MaxConn` is -1) keep their bits.

@@ -1,14 +1,17 @@
-//! Where a namespace's tables come from: `/proc/<pid>/net` of one of its tasks, without leaving the receiver's
+//! The tables of a namespace as procfs has them: `/proc/<pid>/net` of one of its tasks, without leaving the receiver's
 //! own namespace; for a namespace without a process, a short-lived thread that enters it.
 
-use std::{cell::OnceCell, fs::File, io::Read, os::fd::AsFd, path::Path};
+use std::{cell::OnceCell, fs::File, os::fd::AsFd, os::unix::fs::MetadataExt, path::Path};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat, readlinkat_raw},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
-use crate::pods::{Namespace, NetnsSource};
+use crate::pods::NetnsSource;
 
 /// A table below `/proc/<pid>/net`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
     Snmp,
     Netstat,
@@ -26,7 +29,7 @@ impl Table {
     const ALL: [Self; 7] =
         [Self::Snmp, Self::Netstat, Self::Snmp6, Self::Dev, Self::Sockstat, Self::Sockstat6, Self::IpVsStats];
 
-    fn file(self) -> &'static str {
+    pub(super) fn file(self) -> &'static str {
         match self {
             Self::Snmp => "snmp",
             Self::Netstat => "netstat",
@@ -54,13 +57,13 @@ impl Reader {
     /// the file.
     pub(super) fn read<'b>(
         &'b self,
-        namespace: &Namespace,
+        (source, inode): (&NetnsSource, u32),
         table: Table,
         buffer: &'b mut String,
     ) -> Option<&'b str> {
-        match &namespace.source {
+        match source {
             NetnsSource::Task(pid) => {
-                let present = || namespace_of(*pid) == Some(namespace.id.inode);
+                let present = || namespace_of(*pid) == Some(inode);
                 if !*self.present.get_or_init(present) {
                     return None;
                 }
@@ -68,31 +71,53 @@ impl Reader {
                 Some(buffer)
             }
             NetnsSource::Mount(path) => {
-                let tables = self.visited.get_or_init(|| visit(path));
+                let tables = self.visited.get_or_init(|| visit(path, inode));
                 tables.get(table as usize)?.as_deref()
             }
         }
     }
 }
 
+/// Room for `net:[4294967295]`.
+const LINK_SIZE: usize = 32;
+
 /// Inode of the network namespace of a task.
-fn namespace_of(pid: u32) -> Option<u32> {
-    let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
-    link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+pub(super) fn namespace_of(pid: u32) -> Option<u32> {
+    let mut link = [0_u8; LINK_SIZE];
+    let length = readlinkat_raw(CWD, format!("/proc/{pid}/ns/net"), &mut link).ok()?;
+    let number = link.get(..length)?.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
+/// Most of a table is less; what is beyond takes another read.
+const CHUNK: usize = 16 * 1024;
+
+/// Reads a file of procfs whole. Its size is not known before, so it is not asked for.
 fn read_into(buffer: &mut String, path: &str) -> Option<()> {
-    buffer.clear();
-    File::open(path).ok()?.read_to_string(buffer).ok().map(|_| ())
+    let file = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = std::mem::take(buffer).into_bytes();
+    let mut length = 0;
+    loop {
+        bytes.resize(bytes.len().max(length + CHUNK), 0);
+        match rustix::io::read(&file, bytes.get_mut(length..)?).ok()? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    bytes.truncate(length);
+    *buffer = String::from_utf8(bytes).ok()?;
+    Some(())
 }
 
 /// All tables of the namespace mounted at `path`. The thread ends with the visit, so no other task of the
 /// receiver ever runs in a foreign namespace. Needs `CAP_SYS_ADMIN`; without it there are no tables.
-fn visit(path: &Path) -> [Option<String>; Table::ALL.len()] {
+fn visit(path: &Path, inode: u32) -> [Option<String>; Table::ALL.len()] {
     std::thread::scope(|scope| {
         let visitor = scope.spawn(|| {
             let entered = File::open(path).is_ok_and(|target| {
-                move_into_link_name_space(target.as_fd(), Some(LinkNameSpaceType::Network)).is_ok()
+                // Another namespace can be behind the path by now.
+                target.metadata().is_ok_and(|found| found.ino() == u64::from(inode))
+                    && move_into_link_name_space(target.as_fd(), Some(LinkNameSpaceType::Network)).is_ok()
             });
             Table::ALL.map(|table| {
                 let mut text = String::new();

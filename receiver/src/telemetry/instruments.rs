@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jitterscope_semconv::{
     Attribute, Metric, attribute as key, metric,
-    value::{CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
+    value::{CountersSource, CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
 };
 use opentelemetry::{KeyValue, Value, metrics::Meter};
 
@@ -28,6 +28,7 @@ pub(super) fn register(meter: &Meter, observed: &Observed) {
     probe_programs(meter, observed);
     probe_maps(meter, observed);
     entities(meter, observed);
+    counters(meter, observed);
     queues(meter, observed);
     outcomes(meter, observed);
     process_cost(meter);
@@ -162,6 +163,19 @@ fn entities(meter: &Meter, observed: &Observed) {
         }
     });
     amount(meter, &metric::ENTITY_LIMIT, |to| to(pods::MAX_ENTITIES as i64, &[]));
+}
+
+fn counters(meter: &Meter, observed: &Observed) {
+    let account = Arc::clone(&observed.counters);
+    counter(meter, &metric::COUNTERS_READS, move |to| {
+        for (source, tables) in
+            [(CountersSource::Walk, account.walked()), (CountersSource::Procfs, account.procfs())]
+        {
+            to(tables, &[of(&key::COUNTERS_SOURCE, source.as_str())]);
+        }
+    });
+    let account = Arc::clone(&observed.counters);
+    counter(meter, &metric::COUNTERS_MISMATCHES, move |to| to(account.mismatches(), &[]));
 }
 
 /// Calls `read` for each destination and signal with attributes that name both.
