@@ -1,6 +1,6 @@
 //! What a CPU counted before it went offline stays in the sums. Only in a virtual machine of `integration/vm.sh`: no other
 //! machine has a CPU to spare.
-#![expect(clippy::print_stdout, reason = "says why a test is skipped")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test")]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The walk's sums against procfs, read by others inside each namespace.
-#![expect(clippy::print_stdout, reason = "says what was compared")]
+#![expect(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "a test")]
 
 mod common;
 

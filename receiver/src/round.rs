@@ -158,12 +158,12 @@ impl<'r> InNamespace<'r> {
 
     /// `/proc/net/sockstat`; `None` when the namespace is gone or cannot be read.
     pub fn sockstat(&self) -> Option<&'r Counters> {
-        self.tables.sockstat.get_or_init(|| self.from_procfs(Table::Sockstat)).as_ref()
+        self.tables.sockstat.get_or_init(|| self.procfs(Table::Sockstat)).as_ref()
     }
 
     /// `/proc/net/sockstat6`; `None` also when the kernel has no IPv6.
     pub fn sockstat6(&self) -> Option<&'r Counters> {
-        self.tables.sockstat6.get_or_init(|| self.from_procfs(Table::Sockstat6)).as_ref()
+        self.tables.sockstat6.get_or_init(|| self.procfs(Table::Sockstat6)).as_ref()
     }
 
     /// `/proc/net/ip_vs_stats`, which one probe asks for; `None` also when the module `ip_vs` is not loaded.
@@ -185,14 +185,14 @@ impl<'r> InNamespace<'r> {
     /// ICMP messages by type, of IPv4 and of IPv6, which one probe asks for: from procfs, for the walk has no types.
     pub fn icmp(&self) -> [Vec<Messages>; 2] {
         let messages = |counters: Counters| counters.messages().to_vec();
-        [Table::Snmp, Table::Snmp6].map(|table| self.from_procfs(table).map(messages).unwrap_or_default())
+        [Table::Snmp, Table::Snmp6].map(|table| self.procfs(table).map(messages).unwrap_or_default())
     }
 
     /// A table from the walk, else from procfs.
     fn counters(&self, table: Table, cell: &'r OnceCell<Option<Counters>>) -> Option<&'r Counters> {
         self.round.walk();
         let read = || {
-            let counters = self.from_procfs(table)?;
+            let counters = self.procfs(table)?;
             self.round.parsers.source.borrow().account().add_procfs();
             Some(counters)
         };
@@ -200,7 +200,7 @@ impl<'r> InNamespace<'r> {
     }
 
     /// A table of counters from procfs.
-    fn from_procfs(&self, table: Table) -> Option<Counters> {
+    fn procfs(&self, table: Table) -> Option<Counters> {
         self.round.parsers.read(&self.tables.reader, self.of(), table)
     }
 

@@ -39,7 +39,14 @@ fn names(folder: &Path) -> BTreeSet<String> {
     let named = tables.iter().flat_map(Counters::iter).map(|(name, _)| name.to_owned());
     let softnet = read(folder, "softnet_stat");
     let columns = softnet.lines().next().unwrap_or_default().split_ascii_whitespace().count();
-    named.chain((0..columns).map(|column| format!("softnet_stat:{column}"))).collect()
+    let softnet = (0..columns).map(|column| format!("softnet_stat:{column}"));
+    named.chain(softnet).chain(settings(&read(folder, "snmp"))).collect()
+}
+
+/// The first two columns of `Ip` are settings of the namespace's, which the parser leaves out.
+fn settings(snmp: &str) -> Vec<String> {
+    let names = snmp.lines().next().and_then(|line| line.strip_prefix("Ip: ")).unwrap_or_default();
+    names.split_ascii_whitespace().take(2).map(|name| format!("Ip{name}")).collect()
 }
 
 fn known() -> BTreeSet<&'static str> {

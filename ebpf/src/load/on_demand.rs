@@ -17,7 +17,7 @@ pub struct OnDemand {
 
 impl OnDemand {
     /// Runs it once with these arguments of its context (at most 12; as many as it reads), without preemption and under
-    /// RCU; gives what it returned. `bpf_prog_test_run_raw_tp`, net/bpf/test_run.c, 5.10+.
+    /// RCU; gives what it returned. `bpf_prog_test_run_raw_tp`, `net/bpf/test_run.c`, 5.10+.
     pub fn run(&self, arguments: &[u64]) -> io::Result<u32> {
         sys::test_run(self.fd.as_fd(), arguments, None)
     }

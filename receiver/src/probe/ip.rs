@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     batch::{Batch, Emitter},
-    round::{Round, counters::{Counters, Messages}},
+    round::{
+        Round,
+        counters::{Counters, Messages},
+    },
 };
 
 /// Counters of IP and ICMP.

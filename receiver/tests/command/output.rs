@@ -99,12 +99,15 @@ fn the_report_shows_rates_and_each_event_a_line() {
     let receiver = Receiver::start(["run", "--set=interval=500ms", "--set=health.endpoint=off"]);
     receiver.says("running probe=\"packetloss\"", 1);
     let entity = format!("netns/{}", netns.name());
-    // Rows of an entity are indented below its name.
+    // Rows of an entity are indented below its name; each task has reports of its own, so the name comes many times.
     let rate = |output: &str| {
-        let after = output.lines().skip_while(|line| *line != entity).skip(1);
-        let rows = after.take_while(|line| line.starts_with(' '));
-        let errors: Vec<&str> = rows.filter(|row| row.trim_start().starts_with("udp.errors")).collect();
-        errors.iter().any(|row| row.contains("no_port") && row.contains("/s"))
+        let lines: Vec<&str> = output.lines().collect();
+        let blocks = lines.iter().enumerate().filter(|(_, line)| **line == entity);
+        let rows = |at: usize| lines.iter().skip(at + 1).take_while(|line| line.starts_with(' '));
+        let errors = |row: &&&str| row.trim_start().starts_with("udp.errors");
+        blocks
+            .flat_map(|(at, _)| rows(at).filter(errors))
+            .any(|row| row.contains("no_port") && row.contains("/s"))
     };
     until(&format!("rates of {entity}"), || {
         netns.drop_datagrams(10);

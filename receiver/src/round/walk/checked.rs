@@ -206,6 +206,7 @@ fn difference(before: &Counters, walked: &Counters, after: &Counters) -> Option<
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "says why a test is skipped")]
 mod tests {
     use super::*;
     use crate::{clock::Clock, pods, round::counters::Parser};
