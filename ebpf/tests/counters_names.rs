@@ -1,6 +1,6 @@
 //! The names of the walk's counters against the tables by which the kernel itself prints them. Values cannot show that a
 //! counter which stands at zero everywhere is taken for another; these tables do.
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
