@@ -10,6 +10,7 @@ pub mod btf;
 pub mod counters;
 pub mod histogram;
 mod hook;
+pub mod io;
 mod kernel;
 mod load;
 mod objects;

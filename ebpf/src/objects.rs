@@ -18,6 +18,8 @@ macro_rules! object {
 impl Object {
     /// The SNMP counters of all network namespaces.
     pub const COUNTERS: Self = object!("counters", optional: &[]);
+    /// What tasks read and wrote.
+    pub const IO: Self = object!("io", optional: &[]);
     /// Dropped packets.
     pub const PACKETLOSS: Self = object!("packetloss", optional: &["tcp_conn_request"]);
     /// Handshakes, lifetimes and failures of TCP connections.

@@ -1,6 +1,7 @@
 //! The built receiver as a process of its own.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -112,6 +113,37 @@ impl Receiver {
         let mut telemetry = Telemetry::default();
         telemetry.read(&self.directory.path().join("stdout"))?;
         Ok(telemetry)
+    }
+
+    /// Gives each request that it has printed to `visit`, one at a time: for a receiver that printed a lot. Those lines
+    /// that do not have `text` in them are left out unread.
+    ///
+    /// # Errors
+    /// A line is no OTLP/JSON.
+    pub fn each_printed(&self, text: &str, mut visit: impl FnMut(&Telemetry)) -> Result<()> {
+        let printed = BufReader::new(File::open(self.directory.path().join("stdout"))?);
+        for line in printed.lines() {
+            let line = line?;
+            if line.contains(text) {
+                let mut one = Telemetry::default();
+                one.read_line(&line)?;
+                visit(&one);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `text` was printed in so many more requests than now.
+    ///
+    /// # Errors
+    /// It was not in time.
+    pub fn prints(&self, text: &str, times: usize) -> Result<()> {
+        let count = || {
+            let printed = fs::read_to_string(self.directory.path().join("stdout")).unwrap_or_default();
+            printed.lines().filter(|line| line.contains(text)).count()
+        };
+        let before = count();
+        poll::until(&format!("{text} printed"), || (count() >= before + times).then_some(()))
     }
 
     /// Stops its process, so that what happens waits for it, until [`Self::wake`].

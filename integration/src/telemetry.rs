@@ -78,14 +78,22 @@ impl Telemetry {
     pub fn read(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).unwrap_or_default();
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            let context = || format!("{}: {line:.200}", path.display());
-            let mut request: Json = serde_json::from_str(line).with_context(context)?;
-            complete(&mut request);
-            if request.get("resourceMetrics").is_some() {
-                self.metrics.push(serde_json::from_value(request).with_context(context)?);
-            } else {
-                self.logs.push(serde_json::from_value(request).with_context(context)?);
-            }
+            self.read_line(line).with_context(|| format!("{}: {line:.200}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds one line.
+    ///
+    /// # Errors
+    /// It is neither of the two kinds of request.
+    pub fn read_line(&mut self, line: &str) -> Result<()> {
+        let mut request: Json = serde_json::from_str(line)?;
+        complete(&mut request);
+        if request.get("resourceMetrics").is_some() {
+            self.metrics.push(serde_json::from_value(request)?);
+        } else {
+            self.logs.push(serde_json::from_value(request)?);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 mod address;
 mod cgroup;
 mod cri;
+mod directories;
 mod entity;
 mod inside;
 mod instance;
@@ -37,7 +38,8 @@ pub use cri::{CriState, messages::ContainerMetadata, messages::PodSandboxMetadat
 pub use entity::{Entity, EntityKind};
 pub use origin::{Netns, Origin};
 pub use registry::MAX_ENTITIES;
-pub use snapshot::{Counts, Gaps, Namespace, NetnsSource, Snapshot};
+pub use snapshot::{Counts, Directory, Gaps, Namespace, NetnsSource, Snapshot};
+pub use tree::hierarchy;
 
 /// How long what is gone still resolves: events wait in rings and channels for at most a few collection rounds.
 const LATE: Duration = Duration::from_secs(30);
@@ -139,6 +141,12 @@ impl Pods {
         let mut published = self.published.clone();
         // Either error means going on with what is there: the scan hangs, or the writer has ended.
         let _ = tokio::time::timeout(FRESH_WITHIN, published.wait_for(|answered| *answered >= ask)).await;
+    }
+
+    /// Has the next scan look for an origin that is not known, without waiting for it.
+    pub fn look_for(&self, origin: Origin) {
+        // A full queue is no loss: the next scan looks everywhere anyway.
+        let _ = self.origins.try_send(origin);
     }
 
     /// Returns when all namespaces have their names, or the names' time is up: at the latest after a second.

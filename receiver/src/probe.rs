@@ -6,12 +6,14 @@ mod family;
 pub mod homes;
 mod ip;
 mod ipvs;
+mod io;
 mod machine;
 mod netdev;
 mod observed;
 pub mod packetloss;
 mod sock;
 mod softnet;
+mod pressure;
 mod sums;
 pub mod task;
 mod tcp;
@@ -45,6 +47,8 @@ pub const PROBES: &[&Definition] = &[
     &tcpext::DEFINITION,
     &udp::DEFINITION,
     &ip::DEFINITION,
+    &io::DEFINITION,
+    &pressure::DEFINITION,
     &netdev::DEFINITION,
     &softnet::DEFINITION,
     &sock::DEFINITION,

@@ -11,7 +11,7 @@ pub mod softnet;
 mod walk;
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     sync::Arc,
 };
 
@@ -86,6 +86,7 @@ pub struct Round<'p> {
     tables: Vec<Tables>,
     /// Set once the walk has filled the tables.
     walked: OnceCell<()>,
+    unknown: Cell<Option<Origin>>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -112,6 +113,7 @@ impl<'p> Round<'p> {
     pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers) -> Self {
         let tables = pods.namespaces().iter().map(|_| Tables::default()).collect();
         Self { now: clock.now(), pods, clock, parsers, tables, walked: OnceCell::new() }
+        Self { now: clock.now(), pods, clock, parsers, tables, unknown: Cell::new(None) }
     }
 
     /// Every namespace of the round.
@@ -123,6 +125,16 @@ impl<'p> Round<'p> {
     /// Fills what the walk has, once.
     fn walk(&self) {
         self.walked.get_or_init(|| self.parsers.source.borrow_mut().serve(self));
+    }
+
+    /// Notes a cgroup that is not known: after the round all of them are looked at.
+    pub fn miss(&self, cgroup: u64) {
+        self.unknown.set(Some(Origin { cgroup, ..Origin::default() }));
+    }
+
+    /// One of those that are not known.
+    pub fn missed(&self) -> Option<Origin> {
+        self.unknown.get()
     }
 
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the

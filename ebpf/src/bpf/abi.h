@@ -263,4 +263,43 @@ struct range {
 	u64 verdict; /* enum verdict */
 };
 
+/* What tasks did with read(2), write(2) and their kind: struct task_io_accounting, as in /proc/<pid>/io. */
+struct io_totals {
+	u64 read_chars; /* bytes that system calls took or gave, whatever the file: rchar, wchar */
+	u64 write_chars;
+	u64 read_calls; /* those system calls: syscr, syscw */
+	u64 write_calls;
+	u64 read_bytes; /* bytes that storage was asked for, or that pages were made dirty by */
+	u64 write_bytes;
+	u64 cancelled_write_bytes; /* bytes of dirty pages that were thrown away: never written */
+};
+
+/* include/uapi/linux/bpf.h; the verifier knows it by this name. */
+struct bpf_spin_lock {
+	u32 val;
+};
+
+/*
+ * What has been added for a task. An exit marks the entry, and user space removes it between two passes, so
+ * that an entry is never in use again while a program holds it. Until then a new task may have the same
+ * address.
+ */
+struct io_task {
+	struct bpf_spin_lock lock;
+	u32 ended;
+	u64 start; /* of the task: tells it from a later one */
+	struct io_totals totals;
+};
+
+struct io_cgroup {
+	struct io_totals totals;
+	u64 parent; /* id of the cgroup around it; 0: there is none */
+};
+
+struct io_state {
+	u64 since; /* CLOCK_BOOTTIME ns of the first pass, when counting began; 0: not yet */
+	u64 tasks; /* entries of the map `tasks` */
+	u64 ended; /* of these, about so many are of tasks that have ended */
+};
+
 #endif

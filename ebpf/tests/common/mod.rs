@@ -4,6 +4,9 @@
 pub(crate) mod expected;
 pub(crate) mod netkit;
 
+pub(crate) mod cgroup;
+pub(crate) mod load;
+
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;

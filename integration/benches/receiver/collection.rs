@@ -86,11 +86,12 @@ fn reading(pods: &[Pod]) -> Result<f64> {
     Ok((cpu("self")? - before).as_secs_f64() * 1e3 / f64::from(rounds))
 }
 
-/// The receiver's own figures: how long each probe's part of a collection took.
+/// The receiver's own figures: how long each probe's part of a collection took, and what memory all of it needed.
 fn split(interval: &str) -> Result<()> {
     let mut receiver = Receiver::start(None, &[interval])?;
     receiver.running()?;
     sleep(Duration::from_secs(4));
+    let resident = receiver.memory("VmRSS")?;
     receiver.end()?;
     let printed = receiver.printed()?;
     let durations =
@@ -109,7 +110,7 @@ fn split(interval: &str) -> Result<()> {
             .collect(),
         _ => Vec::new(),
     };
-    println!("      {}", parts.join(", "));
+    println!("      {}; {resident} KiB resident", parts.join(", "));
     Ok(())
 }
 

@@ -101,7 +101,9 @@ fn entity_name(resource: Option<&Resource>) -> String {
     let netns =
         || get(&key::NETNS_NAME).or_else(|| get(&key::NETNS_INODE)).map(|name| format!("netns/{name}"));
     match pod() {
-        Some(pod) => get(&key::K8S_CONTAINER_NAME).map_or(pod.clone(), |name| format!("{pod}/{name}")),
+        Some(pod) => get(&key::K8S_CONTAINER_NAME)
+            .or_else(container)
+            .map_or(pod.clone(), |container| format!("{pod}/{container}")),
         None => container()
             .map(|id| format!("container/{id}"))
             .or_else(netns)

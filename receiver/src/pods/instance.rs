@@ -162,7 +162,7 @@ fn oldest(processes: &Processes, pids: &[u32]) -> Vec<Witness> {
 }
 
 /// A time in ticks since boot as wall-clock time in nanoseconds.
-fn unix_nanos(processes: &Processes, ticks: u64) -> Option<u64> {
+pub(super) fn unix_nanos(processes: &Processes, ticks: u64) -> Option<u64> {
     let since_boot = ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second());
     Some(boot_unix_nanos(processes)? + since_boot)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cri::{CriState, Demand, Told};
+use super::directories::Starts;
 use super::entity::{Entity, EntityKind};
 use super::inside::{self, Visit};
 use super::instance::{Instance, boot_unix_nanos};
@@ -15,7 +16,7 @@ use super::names::Names;
 use super::origin::{Netns, Origin};
 use super::process::{Census, Processes};
 use super::registry::{Knowledge, Registry};
-use super::snapshot::{CgroupEntities, Counts, Gaps, Late, Namespace, NetnsSource, Snapshot};
+use super::snapshot::{Cgroups, Counts, Gaps, Late, Namespace, NetnsSource, Snapshot};
 use super::tree::Tree;
 use super::{LATE, Settings, node};
 
@@ -54,7 +55,8 @@ pub(super) struct Scanner {
     /// Namespaces that are gone, and since when.
     late: Vec<(Instance, Instant)>,
     /// Entities of cgroups, and the names with which they were made. Empty after a walk.
-    cgroups: Option<(Arc<Names>, Arc<CgroupEntities>)>,
+    cgroups: Option<(Arc<Names>, Arc<Cgroups>)>,
+    starts: Starts,
     absent: HashMap<(Netns, u64), Instant>,
     node: Arc<Entity>,
     host: Namespace,
@@ -87,6 +89,7 @@ impl Scanner {
             registry: Registry::new(node_name),
             late: Vec::new(),
             cgroups: None,
+            starts: Starts::default(),
             absent: HashMap::new(),
             node,
             unreadable: 0,
@@ -178,7 +181,7 @@ impl Scanner {
             }
         }
         let by_inode = namespaces.iter().enumerate().map(|(at, one)| (one.id.inode, at)).collect();
-        let cgroups = self.tree.exists().then(|| self.cgroup_entities(known));
+        let cgroups = self.tree.exists().then(|| self.cgroups(known));
         Snapshot {
             node: self.node.clone(),
             namespaces,
@@ -194,17 +197,19 @@ impl Scanner {
     }
 
     /// Entities of all cgroups. They change with walks and with names only.
-    fn cgroup_entities(&mut self, known: &Knowledge<'_>) -> Arc<CgroupEntities> {
-        if let Some((names, entities)) = &self.cgroups
+    fn cgroups(&mut self, known: &Knowledge<'_>) -> Arc<Cgroups> {
+        if let Some((names, cgroups)) = &self.cgroups
             && Arc::ptr_eq(names, known.names)
         {
-            return entities.clone();
+            return cgroups.clone();
         }
         let registry = &mut self.registry;
         let mut entity = |owner: &Option<Arc<_>>| registry.owned(owner.as_ref()?, known);
         let entities = self.tree.cgroups().iter().map(|(id, cgroup)| (*id, entity(&cgroup.owner))).collect();
-        let (_, entities) = self.cgroups.insert((known.names.clone(), Arc::new(entities)));
-        entities.clone()
+        let directories = self.starts.directories(&self.tree, &entities, &self.processes);
+        let made = Arc::new(Cgroups { entities, directories });
+        let (_, cgroups) = self.cgroups.insert((known.names.clone(), made));
+        cgroups.clone()
     }
 
     fn gaps(&self) -> Gaps {

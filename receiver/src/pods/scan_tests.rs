@@ -425,3 +425,29 @@ fn the_node_is_described_by_the_hosts_own_files() {
     let kinds: Vec<_> = node.resource.entity_refs.iter().map(|entity| entity.r#type.as_str()).collect();
     assert_eq!(kinds, ["host", "os"]);
 }
+
+#[test]
+fn a_pod_and_its_container_have_their_outermost_cgroup_each_and_begin_with_its_first_process() {
+    let host = Host::new();
+    host.process(70, BLUE, 900, &pod_path(APP));
+    host.process(71, BLUE, 950, &pod_path(APP));
+    host.process(60, BLUE, 800, &pod_path(PAUSE));
+    fs::write(host.path("proc/uptime"), "100.00 0.00\n").unwrap();
+    host.cgroup(&format!("{}/nested", pod_path(APP)));
+    host.cgroup(&pod_path(PAUSE));
+    for (container, processes) in [(APP, "71\n70\n"), (PAUSE, "60\n")] {
+        let file = format!("cgroup{}/cgroup.procs", pod_path(container));
+        fs::write(host.path(&file), processes).unwrap();
+    }
+    let snapshot = first_look(&host, &named());
+    let mut found: Vec<_> = snapshot.directories().iter().collect();
+    found.sort_by_key(|directory| directory.path.clone());
+    let [pod, app] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!((pod.entity.kind, app.entity.kind), (EntityKind::Pod, EntityKind::Container));
+    let path = |below: String| host.path(&format!("cgroup{below}"));
+    assert_eq!(*pod.path, *path(format!("/kubepods/besteffort/pod{UID}")));
+    assert_eq!(*app.path, *path(pod_path(APP)));
+    // The sandbox began a second before the container, as ticks are hundredths.
+    let (pod, app) = (pod.started_unix_nano.unwrap(), app.started_unix_nano.unwrap());
+    assert!((app - pod).abs_diff(1_000_000_000) < 100_000_000, "{pod} {app}");
+}

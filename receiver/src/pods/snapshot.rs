@@ -1,7 +1,7 @@
 //! What is known of the node's entities at one moment: immutable, shared, read without locks.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -80,8 +80,27 @@ pub(super) struct Late {
     pub(super) entity: Option<Arc<Entity>>,
 }
 
+/// The outermost cgroup of a pod or a container, in the v2 hierarchy.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Directory {
+    /// Whose it is.
+    pub entity: Arc<Entity>,
+    /// Where its files are.
+    pub path: Arc<Path>,
+    /// Start of the first process in it, in nanoseconds since 1970. `None`: unknown.
+    pub started_unix_nano: Option<u64>,
+}
+
 /// Cgroup ids: with the entity of those that belong to a pod or container, with `None` for the node's own.
 pub(super) type CgroupEntities = HashMap<u64, Option<Arc<Entity>>>;
+
+/// What the walk of the v2 hierarchy found.
+#[derive(Default, Debug)]
+pub(super) struct Cgroups {
+    pub(super) entities: CgroupEntities,
+    /// One for each entity.
+    pub(super) directories: Vec<Directory>,
+}
 
 /// All entities at one moment.
 #[derive(Debug)]
@@ -96,7 +115,7 @@ pub struct Snapshot {
     /// Oldest first.
     pub(super) late: Vec<Late>,
     /// `None`: there is no v2 hierarchy.
-    pub(super) cgroups: Option<Arc<CgroupEntities>>,
+    pub(super) cgroups: Option<Arc<Cgroups>>,
     /// Origins that a scan made for them did not find: not worth another one for a while.
     pub(super) absent: HashSet<(Netns, u64)>,
     pub(super) gaps: Gaps,
@@ -204,10 +223,17 @@ impl Snapshot {
         late.entity.clone().filter(|_| certain)
     }
 
+    /// The cgroup directories of pods and containers, one for each; none without a v2 hierarchy.
+    pub fn directories(&self) -> &[Directory] {
+        self.cgroups.as_ref().map_or(&[], |cgroups| &cgroups.directories)
+    }
+
     /// The pod or container of a cgroup, else the node. `None`: a cgroup that was not seen yet.
-    fn by_cgroup(&self, id: u64) -> Option<Arc<Entity>> {
+    pub fn by_cgroup(&self, id: u64) -> Option<Arc<Entity>> {
         match &self.cgroups {
-            Some(cgroups) if id != 0 => Some(cgroups.get(&id)?.clone().unwrap_or_else(|| self.node())),
+            Some(cgroups) if id != 0 => {
+                Some(cgroups.entities.get(&id)?.clone().unwrap_or_else(|| self.node()))
+            }
             _ => Some(self.node()),
         }
     }

@@ -17,7 +17,23 @@ const MAX_CGROUPS: usize = 20_000;
 #[derive(Clone, Debug)]
 pub(super) struct Cgroup {
     pub(super) owner: Option<Arc<Owner>>,
+    /// Its directory, if it is the outermost one of its owner.
+    pub(super) directory: Option<Arc<Path>>,
     gone: Option<Instant>,
+}
+
+impl Cgroup {
+    /// Whether its directory was there at the last walk.
+    pub(super) fn is_alive(&self) -> bool {
+        self.gone.is_none()
+    }
+}
+
+/// Where the v2 hierarchy below `mount` is: mounted there, or at `unified` in it beside v1 controllers. `None`: there is
+/// none, and ids cannot be known.
+pub fn hierarchy(mount: &Path) -> Option<PathBuf> {
+    let candidates = [mount.to_owned(), mount.join("unified")];
+    candidates.into_iter().find(|root| root.join("cgroup.controllers").exists())
 }
 
 /// All cgroups by id, which is the inode of their directory (`cgroup_id`, include/linux/cgroup.h). The kernel does not reuse
@@ -29,12 +45,9 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The v2 hierarchy below `mount`: mounted there, or at `unified` in it beside v1 controllers. With neither, ids
-    /// cannot be known.
+    /// The hierarchy below `mount`, see [`hierarchy`].
     pub(super) fn new(mount: &Path) -> Self {
-        let candidates = [mount.to_owned(), mount.join("unified")];
-        let root = candidates.into_iter().find(|root| root.join("cgroup.controllers").exists());
-        Self { root, cgroups: HashMap::new(), refused: 0 }
+        Self { root: hierarchy(mount), cgroups: HashMap::new(), refused: 0 }
     }
 
     /// Whether there is a v2 hierarchy, so that ids mean something.
@@ -56,13 +69,13 @@ impl Tree {
     pub(super) fn walk(&mut self, now: Instant) {
         let Some(root) = self.root.clone() else { return };
         let mut found = HashMap::with_capacity(self.cgroups.len());
-        let mut waiting = vec![(root, String::new())];
-        while let Some((directory, path)) = waiting.pop() {
+        let mut waiting = vec![Waiting { directory: root, path: String::new(), around: None }];
+        while let Some(next) = waiting.pop() {
             if found.len() == MAX_CGROUPS {
                 self.refused += 1 + waiting.len() as u64;
                 break;
             }
-            visit(&directory, &path, &mut found, &mut waiting);
+            visit(next, &mut found, &mut waiting);
         }
         self.keep_late(found, now);
     }
@@ -79,24 +92,32 @@ impl Tree {
     }
 }
 
+/// A directory that is still to be visited.
+struct Waiting {
+    directory: PathBuf,
+    /// Within the hierarchy.
+    path: String,
+    /// Owner of the directory that it is in.
+    around: Option<Arc<Owner>>,
+}
+
 /// Notes one directory and queues those in it. A directory with two links has none (kernfs counts as other file systems
 /// do), which spares listing the dozens of control files of every leaf.
-fn visit(
-    directory: &Path,
-    path: &str,
-    found: &mut HashMap<u64, Cgroup>,
-    waiting: &mut Vec<(PathBuf, String)>,
-) {
-    let Ok(metadata) = std::fs::metadata(directory) else { return };
-    let named = owner(path);
-    let owner = (!named.is_none()).then(|| Arc::new(named));
-    found.insert(metadata.ino(), Cgroup { owner, gone: None });
+fn visit(of: Waiting, found: &mut HashMap<u64, Cgroup>, waiting: &mut Vec<Waiting>) {
+    let Waiting { directory, path, around } = of;
+    let Ok(metadata) = std::fs::metadata(&directory) else { return };
+    let named = owner(&path);
+    let inside = around.filter(|around| **around == named);
+    let outermost = inside.is_none() && !named.is_none();
+    let owner = inside.or_else(|| (!named.is_none()).then(|| Arc::new(named)));
+    let own = outermost.then(|| Arc::from(directory.as_path()));
+    found.insert(metadata.ino(), Cgroup { owner: owner.clone(), directory: own, gone: None });
     if metadata.nlink() == 2 {
         return;
     }
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(&directory) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         let below = format!("{path}/{}", entry.file_name().to_string_lossy());
-        waiting.push((entry.path(), below));
+        waiting.push(Waiting { directory: entry.path(), path: below, around: owner.clone() });
     }
 }

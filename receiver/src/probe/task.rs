@@ -237,6 +237,9 @@ impl Task {
             intact
         });
         let request = batch.finish();
+        if let Some(origin) = round.missed() {
+            self.around.pods.look_for(origin);
+        }
         for running in &self.probes {
             running.account.set_series(self.series.remembered(running.name()));
         }
