@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use jitterscope::probe::{PROBES, homes::homes};
+use jitterscope::round::counters::Parser;
 use jitterscope_integration::collector::Collector;
 use jitterscope_integration::containerd::Containerd;
 use jitterscope_integration::netns::{Netns, run};
@@ -200,14 +201,10 @@ fn check_resource(resource: &Resource, problems: &mut Problems) {
     }
 }
 
-/// Whether a metric is made of counters of the kernel, and this one has none of them.
+/// Whether a metric is made of counters that the kernel prints with those of TCP, and this kernel has none of them.
 fn is_of_other_kernels(metric: &Metric) -> bool {
-    let files =
-        ["snmp", "netstat", "snmp6"].map(|file| fs::read_to_string(format!("/proc/net/{file}")).unwrap());
-    let has = |counter: &str| {
-        let name = ["TcpExt", "MPTcpExt", "IpExt"].iter().find_map(|group| counter.strip_prefix(group));
-        name.is_none_or(|name| files.iter().any(|file| file.split_whitespace().any(|word| word == name)))
-    };
+    let netstat = Parser::default().paired(&fs::read_to_string("/proc/net/netstat").unwrap());
+    let has = |counter: &str| !counter.contains("TcpExt") || netstat.get(counter).is_some();
     let mut counters = homes().into_iter().filter(|home| home.metric == metric).peekable();
     counters.peek().is_some() && counters.all(|home| !has(home.counter))
 }
