@@ -6,6 +6,7 @@
 pub mod counters;
 pub mod interfaces;
 pub mod ipvs;
+pub mod netlink;
 mod read;
 pub mod softnet;
 
@@ -18,11 +19,13 @@ use self::{
     counters::{Counters, Parser},
     interfaces::Interface,
     ipvs::Totals,
+    netlink::{Conntrack, Inside, Visitor, Wanted},
     read::{Reader, Table},
     softnet::Cpu,
 };
 use crate::{
     clock::Clock,
+    netlink::qdisc::Qdisc,
     pods::{Entity, Namespace, Origin, Snapshot},
 };
 
@@ -35,6 +38,7 @@ pub struct Parsers {
     sockstat: RefCell<Parser>,
     sockstat6: RefCell<Parser>,
     buffer: RefCell<String>,
+    visitor: RefCell<Visitor>,
 }
 
 /// One collection.
@@ -47,6 +51,8 @@ pub struct Round<'p> {
     pub clock: Clock,
     parsers: &'p Parsers,
     tables: Vec<Tables>,
+    wanted: Wanted,
+    inside: OnceCell<Vec<Inside>>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -62,20 +68,28 @@ struct Tables {
 }
 
 impl<'p> Round<'p> {
-    /// A round over the namespaces of `pods`. Nothing is read before it is asked for.
-    pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers) -> Self {
+    /// A round over the namespaces of `pods`. Nothing is read before it is asked for; over netlink, all that is `wanted` then
+    /// is, so that each namespace is entered once.
+    pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers, wanted: Wanted) -> Self {
         let tables = pods.namespaces().iter().map(|_| Tables::default()).collect();
-        Self { now: clock.now(), pods, clock, parsers, tables }
+        Self { now: clock.now(), pods, clock, parsers, tables, wanted, inside: OnceCell::new() }
     }
 
     /// Every namespace of the round.
     pub fn namespaces(&self) -> impl Iterator<Item = InNamespace<'_>> {
         let namespaces = self.pods.namespaces().iter();
-        namespaces.zip(&self.tables).map(|(namespace, tables)| InNamespace {
+        namespaces.zip(&self.tables).enumerate().map(|(at, (namespace, tables))| InNamespace {
             namespace,
             tables,
             parsers: self.parsers,
+            round: self,
+            at,
         })
+    }
+
+    fn inside(&self) -> &[Inside] {
+        let visit = || self.parsers.visitor.borrow_mut().visit(self.pods.namespaces(), self.wanted);
+        self.inside.get_or_init(visit)
     }
 
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the
@@ -91,6 +105,8 @@ pub struct InNamespace<'r> {
     pub namespace: &'r Namespace,
     tables: &'r Tables,
     parsers: &'r Parsers,
+    round: &'r Round<'r>,
+    at: usize,
 }
 
 impl<'r> InNamespace<'r> {
@@ -137,6 +153,16 @@ impl<'r> InNamespace<'r> {
     /// `/proc/net/dev`; empty when the namespace is gone or cannot be read.
     pub fn interfaces(&self) -> &'r [Interface] {
         self.tables.interfaces.get_or_init(|| self.read(Table::Dev, interfaces::parse).unwrap_or_default())
+    }
+
+    /// Its queueing disciplines; none when it is gone or may not be entered.
+    pub fn qdiscs(&self) -> &'r [Qdisc] {
+        self.round.inside().get(self.at).map_or(&[], |inside| &inside.qdiscs)
+    }
+
+    /// Its connection tracking; `None` when it is gone, may not be entered, or never tracked a connection.
+    pub fn conntrack(&self) -> Option<&'r Conntrack> {
+        self.round.inside().get(self.at)?.conntrack.as_ref()
     }
 
     fn read<T>(&self, table: Table, parse: impl FnOnce(&str) -> T) -> Option<T> {
