@@ -1,5 +1,5 @@
-//! What the running kernel is, found by other means than the receiver's: `bpftool` for its drop reasons, `nstat` and `ip`
-//! for its counters.
+//! What the running kernel is, found by other means than the receiver's: `bpftool` for its drop reasons, `nstat`, `ip`,
+//! `tc` and `conntrack` for its counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -96,7 +96,30 @@ pub fn devices(netns: &Netns) -> Result<Vec<Device>> {
 /// # Errors
 /// The device has none.
 pub fn qdisc(netns: &Netns, device: &str) -> Result<serde_json::Value> {
-    let listed = run(netns.command("tc").args(["-s", "-j", "qdisc", "show", "dev", device]))?;
-    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed)?;
-    listed.into_iter().find(|qdisc| qdisc["root"] == true).with_context(|| format!("no queue at {device}"))
+    let listed = qdiscs(netns)?.into_iter().find(|qdisc| qdisc["dev"] == device && qdisc["root"] == true);
+    listed.with_context(|| format!("no queue at {device}"))
+}
+
+/// Every queue of a namespace, as `tc -s` shows it inside.
+///
+/// # Errors
+/// No `tc`, or the namespace is gone.
+pub fn qdiscs(netns: &Netns) -> Result<Vec<serde_json::Value>> {
+    Ok(serde_json::from_str(&run(netns.command("tc").args(["-s", "-j", "qdisc", "show"]))?)?)
+}
+
+/// The counters of connection tracking in a namespace as `conntrack -S` shows them inside, summed over the processors, and
+/// under `entries` what `conntrack -C` shows.
+///
+/// # Errors
+/// No `conntrack`, or the kernel tracks no connections.
+pub fn conntrack(netns: &Netns) -> Result<BTreeMap<String, u64>> {
+    let mut sums = BTreeMap::new();
+    for cell in run(netns.command("conntrack").arg("-S"))?.split_whitespace() {
+        if let Some((name, value)) = cell.split_once('=').filter(|(name, _)| *name != "cpu") {
+            *sums.entry(name.to_owned()).or_default() += value.parse::<u64>()?;
+        }
+    }
+    sums.insert("entries".to_owned(), run(netns.command("conntrack").arg("-C"))?.trim().parse()?);
+    Ok(sums)
 }

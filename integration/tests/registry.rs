@@ -250,7 +250,7 @@ fn make_connections(netns: &Netns) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_arrives_is_declared_and_what_is_declared_arrives() {
-    if !requirements::met(&["ip", "containerd", "runc", "ctr"]) {
+    if !requirements::met(&["ip", "nft", "tc", "containerd", "runc", "ctr"]) {
         return;
     }
     let Some(mut collector) = Collector::start().unwrap() else { return };
@@ -266,6 +266,10 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     // A plain namespace's part, and its device too is its own.
     let netns = Netns::new("registry").unwrap();
     netns.ip(device).unwrap();
+    // A queue, and connections that are tracked until the end of the test.
+    netns.sh("tc qdisc add dev lo root pfifo limit 1000").unwrap();
+    netns.refuse("input", "ct state invalid").unwrap();
+    netns.sh("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=3600").unwrap();
     let socket = format!("entities.cri=unix://{}", containerd.socket().display());
     let mut receiver = Receiver::start(&[
         "--endpoint",
@@ -274,6 +278,8 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
         &socket,
         "--set",
         "probes.packetloss.stack=true",
+        "--set",
+        "probes.conntrack.census=true",
     ])
     .unwrap();
     for family in Family::BOTH {

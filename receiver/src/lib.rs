@@ -43,6 +43,7 @@ pub mod config;
 pub mod export;
 pub mod health;
 pub mod logging;
+pub mod netlink;
 pub mod node;
 pub mod pods;
 pub mod probe;

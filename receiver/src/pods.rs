@@ -36,6 +36,7 @@ mod writer;
 pub use address::Address;
 pub use cri::{CriState, messages::ContainerMetadata, messages::PodSandboxMetadata};
 pub use entity::{Entity, EntityKind};
+pub(crate) use inside::netns_cookie;
 pub use origin::{Netns, Origin};
 pub use registry::MAX_ENTITIES;
 pub use snapshot::{Counts, Directory, Gaps, Namespace, NetnsSource, Snapshot};

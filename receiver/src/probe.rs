@@ -1,19 +1,23 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
 mod connection;
+mod conntrack;
+mod conntrackevents;
 mod errno;
 mod family;
 pub mod homes;
+mod io;
 mod ip;
 mod ipvs;
-mod io;
 mod machine;
 mod netdev;
 mod observed;
 pub mod packetloss;
+mod pressure;
+mod qdisc;
+mod rdma;
 mod sock;
 mod softnet;
-mod pressure;
 mod sums;
 pub mod task;
 mod tcp;
@@ -23,7 +27,7 @@ mod tcpreset;
 mod tcpretrans;
 mod udp;
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, sync::Arc};
 
 use jitterscope_ebpf::TooShort;
 use jitterscope_semconv::{Event, Metric};
@@ -34,7 +38,8 @@ use crate::{
     batch::{Batch, Occurrence},
     clock::Clock,
     config::ProbeSettings,
-    round::Round,
+    pods::Snapshot,
+    round::{Round, netlink::Wanted},
 };
 
 /// The only list of probes. Configuration keys, help texts, the documentation's table and the tests derive from it.
@@ -53,6 +58,10 @@ pub const PROBES: &[&Definition] = &[
     &softnet::DEFINITION,
     &sock::DEFINITION,
     &ipvs::DEFINITION,
+    &qdisc::DEFINITION,
+    &conntrack::DEFINITION,
+    &conntrackevents::DEFINITION,
+    &rdma::DEFINITION,
 ];
 
 /// What a probe does. It says what, who and how much; units, grouping, start times and limits are the batch's
@@ -64,6 +73,11 @@ pub trait Probe: Send {
     /// Its source cannot be read; the probe is tried again with the next round.
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError>;
 
+    /// What it reads over netlink inside the namespaces of a round.
+    fn wanted(&self) -> Wanted {
+        Wanted::default()
+    }
+
     /// Takes over settings that changed while it runs. A probe without options has nothing to do.
     ///
     /// # Errors
@@ -71,6 +85,14 @@ pub trait Probe: Send {
     fn reconfigure(&mut self, _settings: &ProbeSettings) -> Result<(), CollectError> {
         Ok(())
     }
+
+    /// Whether it must be told which namespaces there are, because it listens inside of each: [`Probe::follow`].
+    fn follows(&self) -> bool {
+        false
+    }
+
+    /// Takes note of the namespaces that there are, about once a second.
+    fn follow(&mut self, _pods: &Arc<Snapshot>) {}
 
     /// Readable while events wait in the ring; `None` for a probe without events.
     fn events(&self) -> Option<BorrowedFd<'_>> {
@@ -221,8 +243,12 @@ pub enum ProbeOption {
     Events,
     /// `stack`: kernel stacks on events.
     Stack,
-    /// `interfaces`: names of the interfaces to leave out.
-    ExcludedInterfaces,
     /// `per_cpu`: a series for each CPU.
     PerCpu,
+    /// `exclude_interfaces`: names of the interfaces to leave out, and which these are unless it is said.
+    ExcludedInterfaces(&'static [&'static str]),
+    /// `children`: numbers of what hangs below too.
+    Children,
+    /// `census`: everything in the table counted by what it is.
+    Census,
 }

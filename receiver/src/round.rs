@@ -6,6 +6,7 @@
 pub mod counters;
 pub mod interfaces;
 pub mod ipvs;
+pub mod netlink;
 mod read;
 pub mod softnet;
 mod walk;
@@ -20,12 +21,14 @@ use self::{
     counters::{Counters, Messages, Parser},
     interfaces::Interface,
     ipvs::Totals,
+    netlink::{Conntrack, Inside, Visitor, Wanted},
     read::{Reader, Table},
     softnet::Cpu,
     walk::Source,
 };
 use crate::{
     clock::Clock,
+    netlink::qdisc::Qdisc,
     pods::{Entity, Namespace, NetnsSource, Origin, Snapshot},
 };
 
@@ -38,6 +41,7 @@ pub struct Parsers {
     sockstat6: RefCell<Parser>,
     buffer: RefCell<String>,
     source: RefCell<Source>,
+    visitor: RefCell<Visitor>,
 }
 
 impl Parsers {
@@ -51,6 +55,7 @@ impl Parsers {
             sockstat6: RefCell::default(),
             buffer: RefCell::default(),
             source: RefCell::new(Source::new(setup)),
+            visitor: RefCell::default(),
         }
     }
 
@@ -87,6 +92,8 @@ pub struct Round<'p> {
     /// Set once the walk has filled the tables.
     walked: OnceCell<()>,
     unknown: Cell<Option<Origin>>,
+    wanted: Wanted,
+    inside: OnceCell<Vec<Inside>>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -109,17 +116,32 @@ impl Tables {
 }
 
 impl<'p> Round<'p> {
-    /// A round over the namespaces of `pods`. Nothing is read before it is asked for.
-    pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers) -> Self {
+    /// A round over the namespaces of `pods`. Nothing is read before it is asked for; over netlink, all that is `wanted` then
+    /// is, so that each namespace is entered once.
+    pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers, wanted: Wanted) -> Self {
         let tables = pods.namespaces().iter().map(|_| Tables::default()).collect();
-        Self { now: clock.now(), pods, clock, parsers, tables, walked: OnceCell::new() }
-        Self { now: clock.now(), pods, clock, parsers, tables, unknown: Cell::new(None) }
+        Self {
+            now: clock.now(),
+            pods,
+            clock,
+            parsers,
+            tables,
+            walked: OnceCell::new(),
+            unknown: Cell::new(None),
+            wanted,
+            inside: OnceCell::new(),
+        }
     }
 
     /// Every namespace of the round.
     pub fn namespaces(&self) -> impl Iterator<Item = InNamespace<'_>> {
         let namespaces = self.pods.namespaces().iter();
-        namespaces.zip(&self.tables).map(|(namespace, tables)| InNamespace { namespace, tables, round: self })
+        namespaces.zip(&self.tables).enumerate().map(|(at, (namespace, tables))| InNamespace {
+            namespace,
+            tables,
+            round: self,
+            at,
+        })
     }
 
     /// Fills what the walk has, once.
@@ -137,6 +159,11 @@ impl<'p> Round<'p> {
         self.unknown.get()
     }
 
+    fn inside(&self) -> &[Inside] {
+        let visit = || self.parsers.visitor.borrow_mut().visit(self.pods.namespaces(), self.wanted);
+        self.inside.get_or_init(visit)
+    }
+
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the
     /// settings leave it out.
     pub fn entity(&self, origin: &Origin) -> Option<Arc<Entity>> {
@@ -150,6 +177,8 @@ pub struct InNamespace<'r> {
     pub namespace: &'r Namespace,
     tables: &'r Tables,
     round: &'r Round<'r>,
+    /// Its place among the namespaces of the round.
+    at: usize,
 }
 
 impl<'r> InNamespace<'r> {
@@ -192,6 +221,16 @@ impl<'r> InNamespace<'r> {
     pub fn interfaces(&self) -> &'r [Interface] {
         let read = || self.read(Table::Dev, interfaces::parse);
         self.tables.interfaces.get_or_init(|| read().unwrap_or_default())
+    }
+
+    /// Its queueing disciplines; none when it is gone or may not be entered.
+    pub fn qdiscs(&self) -> &'r [Qdisc] {
+        self.round.inside().get(self.at).map_or(&[], |inside| &inside.qdiscs)
+    }
+
+    /// Its connection tracking; `None` when it is gone, may not be entered, or never tracked a connection.
+    pub fn conntrack(&self) -> Option<&'r Conntrack> {
+        self.round.inside().get(self.at)?.conntrack.as_ref()
     }
 
     /// ICMP messages by type, of IPv4 and of IPv6, which one probe asks for: from procfs, for the walk has no types.

@@ -8,6 +8,10 @@ use jitterscope_semconv::{
 
 /// Metrics of our own whose name breaks the rule of plurals, with the reason that it may.
 const NOT_PLURAL: &[(&str, &str)] = &[
+    ("jitterscope.conntrack.chains_too_long", "named as the kernel does; the plural is its first word"),
+    ("jitterscope.conntrack.clashes_resolved", "named as the kernel does; the plural is its first word"),
+    ("jitterscope.conntrack.found", "named as the kernel does; what is found is the look-up of the unit"),
+    ("jitterscope.conntrack.invalid", "named as the kernel does; what is invalid is the packet of the unit"),
     (
         "jitterscope.udp.multicast.ignored",
         "named as the kernel does; what is ignored is the datagram of the unit",

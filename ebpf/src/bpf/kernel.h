@@ -192,8 +192,27 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+/* include/linux/task_io_accounting.h */
+struct task_io_accounting {
+	u64 rchar;
+	u64 wchar;
+	u64 syscr;
+	u64 syscw;
+	u64 read_bytes;
+	u64 write_bytes;
+	u64 cancelled_write_bytes;
+};
+
 struct task_struct {
 	struct nsproxy *nsproxy;
+	struct task_io_accounting ioac;
+	struct css_set *cgroups;
+	u32 flags;
+	u64 start_boottime;
 };
 
 struct bpf_array {

@@ -43,6 +43,10 @@ pub struct ProbeSettings {
     pub exclude_interfaces: Vec<Pattern>,
     /// A series for each CPU; false for a probe that knows none.
     pub per_cpu: bool,
+    /// Numbers of what hangs below too; false for a probe without.
+    pub children: bool,
+    /// Everything in the table counted by what it is; false for a probe without.
+    pub census: bool,
 }
 
 /// Limit of a probe's events for each entity: its network namespace, else its cgroup, else the node.
@@ -92,9 +96,12 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         interval: own.unwrap_or(interval),
         events: has(ProbeOption::Events).then(|| events(r)),
         stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
-        exclude_interfaces: if has(ProbeOption::ExcludedInterfaces) { exclude(r) } else { Vec::new() },
         per_cpu: has(ProbeOption::PerCpu)
             && r.switch("per_cpu", false, "a series for each CPU in place of their sum"),
+        exclude_interfaces: exclude(r, probe),
+        children: has(ProbeOption::Children) && r.switch("children", false, "what hangs below others too"),
+        census: has(ProbeOption::Census)
+            && r.switch("census", false, "everything counted by what it is, each time the whole table"),
     }
 }
 
@@ -106,12 +113,16 @@ fn events(r: &mut Reader<'_>) -> EventLimit {
     })
 }
 
-/// The loopback interface counts each packet twice and reaches nobody.
-fn exclude(r: &mut Reader<'_>) -> Vec<Pattern> {
-    let default = Pattern::new("lo").into_iter().collect();
+/// Empty for a probe that knows no interfaces.
+fn exclude(r: &mut Reader<'_>, probe: &Definition) -> Vec<Pattern> {
+    let default = probe.options.iter().find_map(|option| match option {
+        ProbeOption::ExcludedInterfaces(default) => Some(*default),
+        _ => None,
+    });
+    let Some(default) = default else { return Vec::new() };
     r.texts(
         "exclude_interfaces",
-        default,
+        default.iter().filter_map(|name| Pattern::new(name)).collect(),
         "interface names with * and ?",
         "left out of its numbers",
         Pattern::new,

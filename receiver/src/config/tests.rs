@@ -27,7 +27,7 @@ const NETDEV: Definition = Definition {
     name: "netdev",
     use_when: "an interface is suspected",
     default: false,
-    options: &[ProbeOption::ExcludedInterfaces],
+    options: &[ProbeOption::ExcludedInterfaces(&["lo"])],
     ..PACKETLOSS
 };
 const TWO: &[&Definition] = &[&PACKETLOSS, &NETDEV];

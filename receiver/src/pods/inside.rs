@@ -58,7 +58,7 @@ fn enter(path: &Path, inode: u32) -> io::Result<Inside> {
 
 /// `getsockopt(SO_NETNS_COOKIE)`: the cookie of the socket's network namespace, see `sk_getsockopt` in net/core/sock.c.
 #[expect(unsafe_code, reason = "rustix has no wrapper for this option")]
-fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has that size; both outlive the call.

@@ -25,7 +25,8 @@ pub(super) static DEFINITION: Definition = Definition {
     overhead: Overhead::Low,
     default: true,
     capabilities: &["CAP_SYS_PTRACE"],
-    options: &[ProbeOption::ExcludedInterfaces],
+    // The loopback interface counts each packet twice and reaches nobody.
+    options: &[ProbeOption::ExcludedInterfaces(&["lo"])],
     metrics: &[
         &metric::K8S_POD_NETWORK_IO,
         &metric::K8S_POD_NETWORK_ERRORS,

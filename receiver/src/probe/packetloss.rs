@@ -220,7 +220,7 @@ fn direction_name(value: u8) -> Option<NetworkIoDirection> {
 }
 
 /// IP protocol numbers by the names that OpenTelemetry or IANA give them.
-fn transport_name(protocol: u8) -> String {
+pub(super) fn transport_name(protocol: u8) -> String {
     let names = [
         (1, "icmp"),
         (2, "igmp"),

@@ -13,7 +13,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc::Receiver,
     task::block_in_place,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tracing::warn;
 
@@ -25,7 +25,7 @@ use crate::{
     config::ProbeSettings,
     export::{Delivery, OutboxHandle, Payload},
     pods::{Entity, Origin, Pods},
-    round::{Parsers, Round, Setup},
+    round::{Parsers, Round, Setup, netlink::Wanted},
 };
 
 /// Time between the first collection and the second, so that rates are there soon after the start.
@@ -34,6 +34,9 @@ const SECOND_COLLECTION: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_millis(10);
 /// Records of one turn at the ring; what is beyond waits for the next turn.
 const RECORDS_PER_TURN: usize = 4096;
+/// How often probes that listen inside namespaces are told which there are: they hear a new one soon, and let go of one that
+/// is gone soon.
+const FOLLOW: Duration = Duration::from_secs(1);
 
 /// What a running task is told.
 pub enum Command {
@@ -157,6 +160,9 @@ impl Task {
 
     /// Runs until the commands end.
     pub async fn run(mut self) {
+        let follows = self.probes.iter().any(|running| running.probe.follows());
+        let mut follow = follows.then(|| interval(FOLLOW));
+        follow.iter_mut().for_each(|interval| interval.set_missed_tick_behavior(MissedTickBehavior::Delay));
         loop {
             let due = self.probes.iter().map(|running| running.next).min();
             tokio::select! {
@@ -166,6 +172,7 @@ impl Task {
                     None => break,
                 },
                 () = until(due) => self.collect(false).await,
+                () = tick(follow.as_mut()) => self.follow().await,
                 () = readable(self.ring.as_ref()) => {
                     sleep(TURN).await;
                     self.drain().await;
@@ -173,6 +180,13 @@ impl Task {
             }
         }
         self.end().await;
+    }
+
+    async fn follow(&mut self) {
+        self.around.pods.refreshed().await;
+        let snapshot = self.around.pods.snapshot();
+        block_in_place(|| self.probes.iter_mut().for_each(|running| running.probe.follow(&snapshot)));
+        self.drain().await;
     }
 
     /// Stops counting first: what the kernel saw and what came out of the ring must be of the same packets.
@@ -220,12 +234,15 @@ impl Task {
 
     fn round(&mut self, all: bool) -> Option<Delivery> {
         let now = Instant::now();
-        let round = Round::new(self.around.pods.snapshot(), Clock::read(), &self.parsers);
+        let is_due = |running: &Running| all || running.next <= now;
+        let due = self.probes.iter().filter(|running| is_due(running));
+        let wanted = due.map(|running| running.probe.wanted()).fold(Wanted::default(), Wanted::or);
+        let round = Round::new(self.around.pods.snapshot(), Clock::read(), &self.parsers, wanted);
         let longest = self.probes.iter().map(|running| running.every).max()?;
         self.series.keep(longest);
         let mut batch = Batch::new(&mut self.series, round.now);
         self.probes.retain_mut(|running| {
-            if !all && running.next > now {
+            if !is_due(running) {
                 return true;
             }
             running.schedule(now);
@@ -317,6 +334,15 @@ async fn named(pods: &Pods, origin: &Origin) -> Option<Arc<Entity>> {
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -42,6 +42,51 @@ fn a_named_probe_without_privileges_is_77_with_the_capabilities_to_add() {
 }
 
 #[test]
+fn connection_tracking_without_privileges_is_77_with_the_capability_to_add() {
+    if !is_root() {
+        return;
+    }
+    for probe in ["conntrack", "conntrackevents"] {
+        let ended = as_nobody(&["once", probe]).end();
+        assert_eq!(ended.code, Some(77), "{}", ended.stderr);
+        assert!(ended.stderr.contains("CAP_NET_ADMIN"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn without_the_privilege_to_enter_namespaces_queues_of_the_own_one_are_told_and_it_says_so() {
+    if !is_root() {
+        return;
+    }
+    let ended = as_nobody(&["once", "qdisc", "--format=json"]).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("CAP_SYS_ADMIN"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_kernel_that_does_not_track_connections_skips_the_probe_until_it_does() {
+    if !is_root() {
+        return;
+    }
+    let hide = "mount -t tmpfs none /proc/sys/net/netfilter && exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", hide, BINARY, "once", "conntrack"]);
+    let ended = Receiver::spawn(&mut command).end();
+    assert_eq!(ended.code, Some(69), "{}", ended.stderr);
+    assert!(ended.stderr.contains("nf_conntrack is not loaded; it is tried again"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_node_without_rdma_devices_skips_the_probe_with_the_reason() {
+    if !is_root() || std::path::Path::new("/sys/class/infiniband").exists() {
+        return;
+    }
+    let ended = Receiver::spawn(Command::new(BINARY).args(["once", "rdma"])).end();
+    assert_eq!(ended.code, Some(69), "{}", ended.stderr);
+    assert!(ended.stderr.contains("there is no RDMA device"), "{}", ended.stderr);
+}
+
+#[test]
 fn without_privileges_the_counters_of_the_own_namespace_go_on() {
     if !is_root() {
         return;

@@ -209,7 +209,11 @@ fn difference(before: &Counters, walked: &Counters, after: &Counters) -> Option<
 #[expect(clippy::print_stdout, reason = "says why a test is skipped")]
 mod tests {
     use super::*;
-    use crate::{clock::Clock, pods, round::counters::Parser};
+    use crate::{
+        clock::Clock,
+        pods,
+        round::{counters::Parser, netlink::Wanted},
+    };
 
     fn table(text: &str) -> Counters {
         Parser::default().paired(text)
@@ -235,7 +239,7 @@ mod tests {
         let setup = Setup { walk: Arc::default(), btf: None, account: Arc::default() };
         let parsers = Parsers::new(setup.clone());
         let (pods, _) = pods::start(&pods::Settings::default());
-        let round = Round::new(pods.snapshot(), Clock::read(), &parsers);
+        let round = Round::new(pods.snapshot(), Clock::read(), &parsers, Wanted::default());
         let mut checked = Checked::open(&setup, &round).unwrap();
         assert_eq!((checked.served().as_str(), setup.account.mismatches()), ("snmp netstat snmp6", 0));
         let (source, id) = own().unwrap();
