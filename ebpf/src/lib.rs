@@ -15,6 +15,7 @@ mod objects;
 mod observer;
 pub mod packetloss;
 mod ring;
+pub mod sockets;
 mod stats;
 mod symbols;
 mod sys;

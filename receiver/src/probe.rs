@@ -3,6 +3,8 @@
 mod connection;
 mod errno;
 mod family;
+mod fd;
+mod flow;
 pub mod homes;
 mod ip;
 mod ipvs;
@@ -19,6 +21,7 @@ mod tcpconnect;
 mod tcpext;
 mod tcpreset;
 mod tcpretrans;
+mod tcpsummary;
 mod udp;
 
 use std::os::fd::BorrowedFd;
@@ -49,6 +52,9 @@ pub const PROBES: &[&Definition] = &[
     &softnet::DEFINITION,
     &sock::DEFINITION,
     &ipvs::DEFINITION,
+    &flow::DEFINITION,
+    &tcpsummary::DEFINITION,
+    &fd::DEFINITION,
 ];
 
 /// What a probe does. It says what, who and how much; units, grouping, start times and limits are the batch's
@@ -133,6 +139,9 @@ pub enum CollectError {
     /// A map of the kernel.
     #[error(transparent)]
     Kernel(#[from] jitterscope_ebpf::TableError),
+    /// The pass over sockets and descriptors.
+    #[error(transparent)]
+    Sockets(#[from] crate::round::sockets::SocketsError),
 }
 
 /// What a probe holds in the kernel.

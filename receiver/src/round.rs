@@ -7,6 +7,7 @@ pub mod counters;
 pub mod interfaces;
 pub mod ipvs;
 mod read;
+pub mod sockets;
 pub mod softnet;
 
 use std::{
@@ -19,6 +20,7 @@ use self::{
     interfaces::Interface,
     ipvs::Totals,
     read::{Reader, Table},
+    sockets::{Interest, SocketsError, Source, View},
     softnet::Cpu,
 };
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
     pods::{Entity, Namespace, Origin, Snapshot},
 };
 
-/// Parsers that remember the kernel's columns from round to round.
+/// What is kept from round to round: parsers, which remember the kernel's columns, and the programs of passes.
 #[derive(Default)]
 pub struct Parsers {
     snmp: RefCell<Parser>,
@@ -35,6 +37,14 @@ pub struct Parsers {
     sockstat: RefCell<Parser>,
     sockstat6: RefCell<Parser>,
     buffer: RefCell<String>,
+    sockets: RefCell<Source>,
+}
+
+impl Parsers {
+    /// Lets go of what only probes needed that are gone.
+    pub fn retire(&self) {
+        self.sockets.borrow_mut().retire();
+    }
 }
 
 /// One collection.
@@ -47,6 +57,7 @@ pub struct Round<'p> {
     pub clock: Clock,
     parsers: &'p Parsers,
     tables: Vec<Tables>,
+    sockets: OnceCell<Arc<View>>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -65,7 +76,7 @@ impl<'p> Round<'p> {
     /// A round over the namespaces of `pods`. Nothing is read before it is asked for.
     pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers) -> Self {
         let tables = pods.namespaces().iter().map(|_| Tables::default()).collect();
-        Self { now: clock.now(), pods, clock, parsers, tables }
+        Self { now: clock.now(), pods, clock, parsers, tables, sockets: OnceCell::new() }
     }
 
     /// Every namespace of the round.
@@ -76,6 +87,19 @@ impl<'p> Round<'p> {
             tables,
             parsers: self.parsers,
         })
+    }
+
+    /// Sockets and descriptors of all namespaces: one pass, for whoever asks first, which serves all.
+    ///
+    /// # Errors
+    /// The kernel does not let the pass come to its end.
+    pub fn sockets(&self, interest: &Arc<Interest>) -> Result<Arc<View>, SocketsError> {
+        if let Some(view) = self.sockets.get() {
+            self.parsers.sockets.borrow_mut().remember(interest);
+            return Ok(Arc::clone(view));
+        }
+        let view = self.parsers.sockets.borrow_mut().view(interest, self)?;
+        Ok(Arc::clone(self.sockets.get_or_init(|| view)))
     }
 
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the

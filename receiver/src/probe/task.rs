@@ -185,6 +185,7 @@ impl Task {
             Command::Add(running) => self.probes.push(*running),
             Command::Remove(name, done) => {
                 self.probes.retain(|running| running.name() != name);
+                self.parsers.retire();
                 // The asker may have stopped waiting.
                 let _ = done.send(());
             }
