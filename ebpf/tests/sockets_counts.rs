@@ -19,7 +19,7 @@ use jitterscope_ebpf::abi::{histogram, socket_sums};
 use jitterscope_ebpf::sockets::{Options, Sockets};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketType,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 const TCP: u16 = 6;
@@ -27,6 +27,7 @@ const UDP: u16 = 17;
 const MPTCP: u16 = 262;
 const UNIX: u16 = 1;
 const ESTABLISHED: u8 = 1;
+const SYN_SENT: u8 = 2;
 const LISTEN: u8 = 10;
 
 #[test]
@@ -203,6 +204,37 @@ fn bytes_that_nobody_reads_or_acknowledges_are_in_the_queues() {
     let sender = found[&(TCP, 4, ESTABLISHED)];
     assert!((sender.transmit_queue, sender.unacked) == (500, 1), "{sender:?}");
     b.allow();
+}
+
+#[test]
+fn handshakes_that_the_peer_does_not_complete_are_counted_by_their_listener() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let (a, b) = (&network.a, &network.b);
+    // What answers the first segment gets lost.
+    a.refuse("input", "meta l4proto tcp");
+    for (family, domain) in [(4, AddressFamily::INET), (6, AddressFamily::INET6)] {
+        let listener = b.inside(|| TcpListener::bind((Network::address(2, family), 0)).unwrap());
+        let to = listener.local_addr().unwrap();
+        let connect = || {
+            let socket =
+                rustix::net::socket_with(domain, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+            assert_eq!(rustix::net::connect(&socket, &to).unwrap_err(), rustix::io::Errno::INPROGRESS);
+            socket
+        };
+        let clients: Vec<OwnedFd> = a.inside(|| (0..5).map(|_| connect()).collect());
+        let mut pass = open(&Options::default());
+        eventually("five requests", || {
+            pass.pass().unwrap();
+            sums(&pass, b.inode()).get(&(TCP, family, LISTEN)).is_some_and(|listener| listener.requests == 5)
+        });
+        let listed = b.sh("ss --no-header --tcp --numeric state syn-recv");
+        assert_eq!(listed.lines().count(), 5, "{listed}");
+        assert_eq!(number(&sums(&pass, a.inode()), TCP, family, SYN_SENT), clients.len() as u64);
+        drop((clients, listener));
+    }
 }
 
 #[test]

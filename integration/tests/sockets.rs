@@ -77,7 +77,7 @@ fn check(telemetry: &Telemetry, netns: &Netns) {
     assert_eq!(of(metric::TCP_ACCEPT_QUEUE_LIMIT.name), rows([("ipv4", 128), ("ipv6", 256)]));
     let queued = rows([("receive ipv4", 1234), ("receive ipv6", 1234)]);
     assert_eq!(of(metric::TCP_QUEUE_SIZE.name), queued);
-    let open = of(metric::SOCKET_OPEN_COUNT.name);
+    let open = of(metric::SOCKET_HELD_COUNT.name);
     let expected = rows([("tcp ipv4", 10), ("tcp ipv6", 9), ("udp ipv4", 1), ("udp ipv6", 1)]);
     assert_eq!(open, expected);
     let times = telemetry.distributions(metric::TCP_RTT_DURATION.name);

@@ -260,6 +260,7 @@ struct socket_sums {
 	u64 window;	    /* congestion windows, in segments */
 	u64 backlog;	    /* of listeners: connections that wait to be accepted */
 	u64 backlog_limit;
+	u64 requests; /* of listeners: handshakes that the peer has not completed */
 };
 
 enum descriptor_kind {

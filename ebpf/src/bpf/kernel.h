@@ -119,6 +119,10 @@ struct net {
 };
 
 typedef struct {
+	s32 counter;
+} atomic_t;
+
+typedef struct {
 	s64 counter;
 } atomic64_t;
 
@@ -184,7 +188,12 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct request_sock_queue {
+	atomic_t qlen;
+};
+
 struct inet_connection_sock {
+	struct request_sock_queue icsk_accept_queue;
 	u8 icsk_retransmits;
 	u8 icsk_pending;
 	u8 icsk_ca_state : 5;
@@ -276,10 +285,6 @@ struct socket {
 	struct file *file;
 	struct sock *sk;
 };
-
-typedef struct {
-	s32 counter;
-} atomic_t;
 
 struct files_struct {
 	atomic_t count;

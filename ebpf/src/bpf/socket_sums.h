@@ -75,6 +75,7 @@ static __always_inline void add_listener(struct socket_sums *sums, struct sock *
 {
 	sums->backlog += BPF_CORE_READ(sk, sk_ack_backlog);
 	sums->backlog_limit += BPF_CORE_READ(sk, sk_max_ack_backlog);
+	sums->requests += BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_accept_queue.qlen.counter);
 }
 
 #endif

@@ -122,6 +122,7 @@ pub(crate) fn sums(pass: &Sockets, inode: u32) -> Sums {
             total.window += sums.window;
             total.backlog += sums.backlog;
             total.backlog_limit += sums.backlog_limit;
+            total.requests += sums.requests;
         }
     })
     .unwrap();

@@ -44,7 +44,7 @@ pub(super) static DEFINITION: Definition = Definition {
         &metric::TCP_RTT_DURATION,
         &metric::TCP_UNACKED,
         &metric::TCP_CWND,
-        &metric::SOCKET_OPEN_COUNT,
+        &metric::SOCKET_HELD_COUNT,
     ],
     events: &[],
     open,
@@ -127,6 +127,9 @@ impl Owned {
             return;
         }
         *self.states.entry((key.family, key.state)).or_default() += sums.sockets + sums.subflows;
+        if key.state == LISTEN {
+            *self.states.entry((key.family, SYN_RECEIVED)).or_default() += sums.requests;
+        }
         let totals = if key.state == LISTEN { &mut self.listening } else { &mut self.totals };
         let total = totals.entry(key.family).or_default();
         total.receive_queue += sums.receive_queue;
@@ -141,7 +144,7 @@ impl Owned {
         for ((transport, family), sockets) in &self.open {
             let mut attributes: Vec<Pair<'_>> = vec![(&key::NETWORK_TRANSPORT, transport.as_str().into())];
             attributes.extend(family_name(*family));
-            emit.amount(&metric::SOCKET_OPEN_COUNT, &attributes, sockets.cast_signed());
+            emit.amount(&metric::SOCKET_HELD_COUNT, &attributes, sockets.cast_signed());
         }
         for ((family, state), connections) in &self.states {
             let Some(state) = state_name(*state) else { continue };
@@ -187,17 +190,19 @@ fn family_name(family: u8) -> Option<Pair<'static>> {
     Some((&key::NETWORK_TYPE, name.as_str().into()))
 }
 
-/// IPPROTO_TCP, include/uapi/linux/in.h.
+/// `IPPROTO_TCP`, `include/uapi/linux/in.h`.
 const TCP: u32 = 6;
-/// TCP_LISTEN, include/net/tcp_states.h.
+/// `TCP_SYN_RECV` and `TCP_LISTEN`, `include/net/tcp_states.h`. A handshake that the peer has not completed has no socket yet, its
+/// listener counts it.
+const SYN_RECEIVED: u8 = 3;
 const LISTEN: u8 = 10;
 
-/// States by their number in include/net/tcp_states.h.
+/// States by their number in `include/net/tcp_states.h`.
 fn state_name(state: u8) -> Option<NetworkConnectionState> {
     Some(match state {
         1 => NetworkConnectionState::Established,
         2 => NetworkConnectionState::SynSent,
-        3 => NetworkConnectionState::SynReceived,
+        SYN_RECEIVED => NetworkConnectionState::SynReceived,
         4 => NetworkConnectionState::FinWait1,
         5 => NetworkConnectionState::FinWait2,
         7 => NetworkConnectionState::Closed,

@@ -30,7 +30,7 @@ use crate::{
 /// Passes without a connection after which a peer's sums make room for others', once half of the room is taken.
 const SILENT: u64 = 40;
 
-/// Inode of the initial pid namespace (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
+/// Inode of the initial pid namespace (`include/linux/proc_ns.h`, `PROC_PID_INIT_INO`).
 const INITIAL_PIDS: u64 = 0xEFFF_FFFC;
 
 /// Why there are no sockets in a round.

@@ -19,13 +19,16 @@ use jitterscope_ebpf::{
     sockets::ROUND_TRIP,
 };
 
-use self::dump::{LISTEN, Socket};
+use self::dump::{LISTEN, SYN_RECEIVED, Socket};
 use super::View;
 use crate::{
     clock::Clock,
     pods::{Namespace, NetnsSource},
     round::Round,
 };
+
+/// `IPPROTO_TCP`, `include/uapi/linux/in.h`.
+const TCP: u16 = 6;
 
 /// Time between two dumps. On a node with 110 pods and a million sockets one takes 22 seconds of processor time.
 const EVERY: Duration = Duration::from_secs(60);
@@ -72,7 +75,7 @@ impl Diag {
         let mut sums = HashMap::new();
         // What the last dump had and this one has not is zero.
         if let Some((_, last)) = &self.last {
-            let had = last.sockets.iter().filter(|(_, sums)| sums.sockets > 0);
+            let had = last.sockets.iter().filter(|(_, sums)| sums.sockets + sums.requests > 0);
             sums.extend(had.map(|(key, _)| (*key, socket_sums::default())));
         }
         sums.retain(|key: &socket_key, _| namespaces.iter().any(|known| is_of(&key.entity, known)));
@@ -100,8 +103,15 @@ impl Diag {
             reserved: 0,
         };
         let (domain, protocol, family, state) = (socket.domain, socket.protocol, socket.family, socket.state);
+        // The listener counts the handshakes that the peer has not completed.
+        let is_request = protocol == TCP && state == SYN_RECEIVED;
+        let state = if is_request { LISTEN } else { state };
         let key = socket_key { entity: holder, domain, protocol, family, state, reserved: [0; 2] };
         let sum = sums.entry(key).or_default();
+        if is_request {
+            sum.requests += 1;
+            return;
+        }
         sum.sockets += 1;
         let (receive, transmit) = (u64::from(socket.receive_queue), u64::from(socket.transmit_queue));
         if state == LISTEN {

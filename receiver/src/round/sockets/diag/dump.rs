@@ -11,11 +11,12 @@ use rustix::{
 use super::path;
 use crate::pods::Namespace;
 
-/// TCP_LISTEN and those around it, include/net/tcp_states.h.
+/// `TCP_LISTEN` and those around it, `include/net/tcp_states.h`.
 pub(super) const LISTEN: u8 = 10;
+pub(super) const SYN_RECEIVED: u8 = 3;
 const CONNECTED: [u8; 7] = [1, 4, 5, 6, 8, 9, 11];
 
-/// include/uapi/linux/{in,sock_diag,netlink,inet_diag}.h
+/// `include/uapi/linux/{in,sock_diag,netlink,inet_diag}.h`.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const INET: u8 = 2;
@@ -31,7 +32,7 @@ const CGROUP_ID: u16 = 21;
 /// What the kernel puts into one answer at most (`net/netlink/af_netlink.c`, `netlink_dump`).
 const ANSWER: usize = 32 * 1024;
 
-/// One socket that a process has open.
+/// One socket that a process has open, or a request that one of its listeners has.
 #[derive(Default)]
 pub(super) struct Socket {
     pub(super) domain: u16,
@@ -126,10 +127,11 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((short(bytes, 4), body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// A socket from `struct inet_diag_msg` and its attributes; `None` for one that no process has open.
+/// A socket from `struct inet_diag_msg` and its attributes; `None` for one that no process has open, but for requests.
 fn inet(body: &[u8], protocol: u8) -> Option<Socket> {
     let (domain, state) = (*body.first()?, *body.get(1)?);
-    if word(body, 68) == 0 {
+    let is_request = protocol == TCP && state == SYN_RECEIVED;
+    if word(body, 68) == 0 && !is_request {
         return None;
     }
     let mut socket = Socket {
