@@ -68,6 +68,13 @@ impl Bounds {
     pub fn named<'a>(&'a self, name: &'a str) -> Constant<'a> {
         Constant { name, value: self.0.as_bytes() }
     }
+
+    /// Counts one duration as `observe` of `hist.h` does.
+    pub fn observe(&self, histogram: &mut histogram, ns: u64) {
+        let bucket = self.0.partition_point(|bound| *bound < ns);
+        histogram.buckets[bucket] += 1;
+        histogram.sum += ns;
+    }
 }
 
 impl Default for histogram {

@@ -17,6 +17,7 @@ mod objects;
 mod observer;
 pub mod packetloss;
 mod ring;
+pub mod sockets;
 mod stats;
 mod symbols;
 mod sys;

@@ -26,6 +26,8 @@ impl Object {
     pub const TCPCONNECT: Self = object!("tcpconnect", optional: &["tcp_retransmit_synack"]);
     /// Resets of TCP connections.
     pub const TCPRESET: Self = object!("tcpreset", optional: &[]);
+    /// Sockets and descriptors, by passes.
+    pub const SOCKETS: Self = object!("sockets", optional: &[]);
     /// Segments that TCP sends again.
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
 }

@@ -5,6 +5,8 @@ mod conntrack;
 mod conntrackevents;
 mod errno;
 mod family;
+mod fd;
+mod flow;
 pub mod homes;
 mod io;
 mod ip;
@@ -25,6 +27,7 @@ mod tcpconnect;
 mod tcpext;
 mod tcpreset;
 mod tcpretrans;
+mod tcpsummary;
 mod udp;
 
 use std::{os::fd::BorrowedFd, sync::Arc};
@@ -62,6 +65,9 @@ pub const PROBES: &[&Definition] = &[
     &conntrack::DEFINITION,
     &conntrackevents::DEFINITION,
     &rdma::DEFINITION,
+    &flow::DEFINITION,
+    &tcpsummary::DEFINITION,
+    &fd::DEFINITION,
 ];
 
 /// What a probe does. It says what, who and how much; units, grouping, start times and limits are the batch's
@@ -159,6 +165,9 @@ pub enum CollectError {
     /// A map of the kernel.
     #[error(transparent)]
     Kernel(#[from] jitterscope_ebpf::TableError),
+    /// The pass over sockets and descriptors.
+    #[error(transparent)]
+    Sockets(#[from] crate::round::sockets::SocketsError),
 }
 
 /// What a probe holds in the kernel.

@@ -8,6 +8,7 @@ pub mod interfaces;
 pub mod ipvs;
 pub mod netlink;
 mod read;
+pub mod sockets;
 pub mod softnet;
 mod walk;
 
@@ -23,6 +24,7 @@ use self::{
     ipvs::Totals,
     netlink::{Conntrack, Inside, Visitor, Wanted},
     read::{Reader, Table},
+    sockets::{Interest, SocketsError, View},
     softnet::Cpu,
     walk::Source,
 };
@@ -42,6 +44,7 @@ pub struct Parsers {
     buffer: RefCell<String>,
     source: RefCell<Source>,
     visitor: RefCell<Visitor>,
+    sockets: RefCell<sockets::Source>,
 }
 
 impl Parsers {
@@ -56,12 +59,14 @@ impl Parsers {
             buffer: RefCell::default(),
             source: RefCell::new(Source::new(setup)),
             visitor: RefCell::default(),
+            sockets: RefCell::default(),
         }
     }
 
     /// Unloads what is loaded, in case that nobody asks for tables any more.
     pub fn unload(&self) {
         self.source.borrow_mut().close();
+        self.sockets.borrow_mut().retire();
     }
 
     /// A table of counters from procfs.
@@ -94,6 +99,7 @@ pub struct Round<'p> {
     unknown: Cell<Option<Origin>>,
     wanted: Wanted,
     inside: OnceCell<Vec<Inside>>,
+    sockets: OnceCell<Arc<View>>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -130,6 +136,7 @@ impl<'p> Round<'p> {
             unknown: Cell::new(None),
             wanted,
             inside: OnceCell::new(),
+            sockets: OnceCell::new(),
         }
     }
 
@@ -162,6 +169,19 @@ impl<'p> Round<'p> {
     fn inside(&self) -> &[Inside] {
         let visit = || self.parsers.visitor.borrow_mut().visit(self.pods.namespaces(), self.wanted);
         self.inside.get_or_init(visit)
+    }
+
+    /// Sockets and descriptors of all namespaces: one pass, for whoever asks first, which serves all.
+    ///
+    /// # Errors
+    /// The kernel does not let the pass come to its end.
+    pub fn sockets(&self, interest: &Arc<Interest>) -> Result<Arc<View>, SocketsError> {
+        if let Some(view) = self.sockets.get() {
+            self.parsers.sockets.borrow_mut().remember(interest);
+            return Ok(Arc::clone(view));
+        }
+        let view = self.parsers.sockets.borrow_mut().view(interest, self)?;
+        Ok(Arc::clone(self.sockets.get_or_init(|| view)))
     }
 
     /// The entity behind an origin. One that nobody knows is its bare network namespace; `None` where the

@@ -60,7 +60,7 @@ const RULES: &[Rule] = &[
     },
     Rule { says: "limits and amounts can fall", kept: amounts, breaks: |m| m.name = "jitterscope.tcp.limit" },
     Rule {
-        says: "seconds are fractional and the rest is whole",
+        says: "seconds and parts of one are fractional and the rest is whole",
         kept: numbers,
         breaks: |m| m.number = Number::Double,
     },
@@ -153,7 +153,7 @@ fn amounts(metric: &Metric) -> bool {
 }
 
 fn numbers(metric: &Metric) -> bool {
-    (metric.unit == "s") == (metric.number == Number::Double)
+    ["s", "1"].contains(&metric.unit) == (metric.number == Number::Double)
 }
 
 fn namespaces(metric: &Metric) -> bool {

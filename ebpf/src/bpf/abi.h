@@ -302,4 +302,80 @@ struct io_state {
 	u64 ended; /* of these, about so many are of tasks that have ended */
 };
 
+/* Passes over all open files. User space only sets the first number. */
+struct pass {
+	u64 number;	   /* of the pass under way, or of the next one: rises at the end of each */
+	u64 begun;	   /* number of the last pass that began */
+	u64 ended;	   /* number of the last pass that came to its end */
+	u64 descriptors;   /* of the last pass */
+	u64 sockets;	   /* of the last pass, each once */
+	u64 marks;	   /* since the start, as all below: entries made in `shared` and `tables` */
+	u64 unmarked;	   /* shared sockets and tables for which those had no room */
+	u64 uncounted;	   /* sockets for which `sockets` had no room */
+	u64 unattributed;  /* processes for which `descriptors` had no room */
+	u64 unmeasured;	   /* round-trip times for which `rtt` had no room */
+	u64 flow_overflow; /* connections for which `flows` had no room, once for each time one was added to
+			      it */
+};
+
+/* What sockets are counted by. */
+struct socket_key {
+	struct entity entity;
+	u16 domain;   /* AF_* */
+	u16 protocol; /* of IP sockets: the protocol number, IPPROTO_RAW for raw ones; else 0 */
+	u8 family;    /* 4 or 6 by the packets of an IP socket, else 0 */
+	u8 state;     /* of TCP: include/net/tcp_states.h; else 0 */
+	u8 reserved[2];
+};
+
+/* Sums over the sockets of one key in one pass; those of an earlier pass mean that there is none any more. */
+struct socket_sums {
+	u64 pass;
+	u64 sockets;	    /* with a descriptor, each once */
+	u64 subflows;	    /* TCP connections below an MPTCP socket; they have no descriptor */
+	u64 receive_queue;  /* bytes that the application has not read */
+	u64 transmit_queue; /* bytes that the peer has not acknowledged */
+	u64 unacked;	    /* segments in flight */
+	u64 window;	    /* congestion windows, in segments */
+	u64 backlog;	    /* of listeners: connections that wait to be accepted */
+	u64 backlog_limit;
+	u64 requests; /* of listeners: handshakes that the peer has not completed */
+};
+
+enum descriptor_kind {
+	DESCRIPTOR_SOCKET = 0,
+	DESCRIPTOR_FILE = 1, /* a file, directory or device */
+	DESCRIPTOR_PIPE = 2,
+	DESCRIPTOR_EPOLL = 3,
+	DESCRIPTOR_OTHER = 4, /* eventfd, timerfd, memfd, pidfd, ... */
+	DESCRIPTOR_KINDS = 5,
+};
+
+/* The open descriptors of an entity's processes in one pass, and the process nearest to its limit. */
+struct descriptor_sums {
+	u64 pass;
+	u64 open[DESCRIPTOR_KINDS];
+	u64 fullest_open;
+	u64 fullest_limit; /* RLIMIT_NOFILE, soft */
+};
+
+/* Traffic of TCP connections with one peer. */
+struct flow_key {
+	struct entity entity;
+	u8 address[16]; /* network order; IPv4 in the first four bytes */
+	u8 family;	/* 4 or 6 */
+	u8 reserved[7];
+};
+
+struct flow {
+	u64 received;	      /* bytes of payload */
+	u64 sent;	      /* bytes of payload, what was sent again not counted twice */
+	u64 segments_in;      /* with those without payload */
+	u64 segments_out;     /* with those sent again */
+	u64 retransmits;      /* segments */
+	u64 pass;	      /* the last that saw a connection; of it: */
+	u64 round_trip_times; /* us, sum over connections */
+	u64 connections;      /* how many gave one */
+};
+
 #endif

@@ -36,26 +36,29 @@ struct bpf_raw_tracepoint_args {
 	u64 args[2];
 };
 
-#define BPF_ANY	    0
-#define BPF_NOEXIST 1
-
+#define BPF_ANY			    0
+#define BPF_NOEXIST		    1
 #define BPF_F_NO_PREALLOC	    1
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 
 /* include/linux/socket.h, include/net/tcp_states.h, include/uapi/linux/{if_ether,in}.h */
 #define AF_INET		 2
 #define AF_INET6	 10
+#define SOCK_RAW	 3
 #define AF_PACKET	 17
 #define TCP_ESTABLISHED	 1
 #define TCP_SYN_SENT	 2
 #define TCP_SYN_RECV	 3
 #define TCP_TIME_WAIT	 6
 #define TCP_CLOSE	 7
+#define TCP_LISTEN	 10
 #define TCP_NEW_SYN_RECV 12
 #define ETH_P_IP	 0x0800
 #define ETH_P_IPV6	 0x86DD
 #define IPPROTO_TCP	 6
 #define IPPROTO_UDP	 17
+#define IPPROTO_RAW	 255
+#define IPPROTO_MPTCP	 262
 #define HEADER_UNSET	 0xffff
 
 /* include/net/{tcp,inet_connection_sock}.h */
@@ -176,6 +179,10 @@ struct net {
 };
 
 typedef struct {
+	s32 counter;
+} atomic_t;
+
+typedef struct {
 	s64 counter;
 } atomic64_t;
 
@@ -205,14 +212,6 @@ struct task_io_accounting {
 	u64 read_bytes;
 	u64 write_bytes;
 	u64 cancelled_write_bytes;
-};
-
-struct task_struct {
-	struct nsproxy *nsproxy;
-	struct task_io_accounting ioac;
-	struct css_set *cgroups;
-	u32 flags;
-	u64 start_boottime;
 };
 
 struct bpf_array {
@@ -255,6 +254,7 @@ struct sock_common {
 	u16 skc_num;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
 };
 
 struct sock {
@@ -262,6 +262,7 @@ struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
 	u16 sk_protocol;
 	s32 sk_err;
+	u16 sk_type;
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
 };
@@ -270,7 +271,12 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct request_sock_queue {
+	atomic_t qlen;
+};
+
 struct inet_connection_sock {
+	struct request_sock_queue icsk_accept_queue;
 	u8 icsk_retransmits;
 	u8 icsk_pending;
 	u8 icsk_ca_state : 5;
@@ -280,6 +286,16 @@ struct tcp_sock {
 	u32 total_retrans;
 	u32 snd_cwnd;
 	u32 srtt_us; /* eight times the smoothed round-trip time */
+	u32 rcv_nxt;
+	u32 copied_seq;
+	u32 write_seq;
+	u32 snd_una;
+	u32 packets_out;
+	u32 segs_in;
+	u32 segs_out;
+	u64 bytes_received;
+	u64 bytes_sent;
+	u64 bytes_retrans;
 };
 
 struct request_sock {
@@ -292,6 +308,86 @@ struct tcp_request_sock {
 
 struct tcp_skb_cb {
 	u16 tcp_gso_segs;
+};
+
+struct mptcp_sock {
+	struct list_head conn_list;
+};
+
+struct mptcp_subflow_context {
+	struct list_head node;
+	struct sock *tcp_sock;
+};
+
+struct super_block {
+	unsigned long s_flags;
+};
+
+struct inode {
+	u16 i_mode;
+	struct super_block *i_sb;
+};
+
+struct qstr {
+	const u8 *name;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+typedef struct {
+	s64 counter;
+} atomic_long_t;
+
+struct file {
+	struct inode *f_inode;
+	struct path f_path;
+	void *private_data;
+	atomic_long_t f_count;
+};
+
+typedef struct {
+	atomic_long_t refcnt;
+} file_ref_t;
+
+/* Since 6.13; it counts from zero. */
+struct file___v6_13 {
+	file_ref_t f_ref;
+};
+
+struct socket {
+	struct file *file;
+	struct sock *sk;
+};
+
+struct files_struct {
+	atomic_t count;
+};
+
+struct rlimit {
+	unsigned long rlim_cur;
+};
+
+struct signal_struct {
+	s32 nr_threads;
+	struct rlimit rlim[16];
+};
+
+struct task_struct {
+	s32 tgid;
+	struct task_struct *group_leader;
+	struct files_struct *files;
+	struct signal_struct *signal;
+	struct nsproxy *nsproxy;
+	struct css_set *cgroups;
+	struct task_io_accounting ioac;
+	u32 flags;
+	u64 start_boottime;
 };
 
 struct dst_entry {

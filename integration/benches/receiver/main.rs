@@ -8,6 +8,7 @@ mod drops;
 mod footprint;
 mod process;
 mod sink;
+mod sockets;
 
 use anyhow::Result;
 use jitterscope_integration::requirements;
@@ -16,13 +17,20 @@ use jitterscope_integration::requirements;
 type Part = fn() -> Result<()>;
 
 fn main() -> Result<()> {
+    if sockets::held()? {
+        return Ok(());
+    }
     // Cargo passes --bench, and --test where it only wants to know that benchmarks build.
     if std::env::args().any(|argument| argument == "--test") || !requirements::met(&["ip", "unshare"]) {
         return Ok(());
     }
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, Part); 3] =
-        [("footprint", footprint::run), ("drops", drops::run), ("collection", collection::run)];
+    let parts: [(&str, Part); 4] = [
+        ("footprint", footprint::run),
+        ("drops", drops::run),
+        ("collection", collection::run),
+        ("sockets", sockets::run),
+    ];
     let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
     parts.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, run)| run())
 }

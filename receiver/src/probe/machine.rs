@@ -34,6 +34,11 @@ impl Machine {
         self.kernel.get_or_init(|| self.read()).as_ref().map_err(Clone::clone)
     }
 
+    /// The kernel's type information where it does not bring its own.
+    pub fn btf(&self) -> Option<&Path> {
+        self.btf.as_deref()
+    }
+
     fn read(&self) -> Result<Kernel, Skip> {
         let lacking = capabilities::lacking(EBPF_CAPABILITIES);
         if !lacking.is_empty() {
