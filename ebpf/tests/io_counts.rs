@@ -129,7 +129,8 @@ fn a_process_that_moves_takes_what_comes_after_the_pass_to_its_new_cgroup() {
     settles(&mut io, second.id(), rest);
 }
 
-/// `sh -c script`, put into the cgroup before it does anything, and stopped until then.
+/// `sh -c script`, put into the cgroup before it does anything, and stopped until then. Its end is for [`reap`] to see.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its id")]
 fn shell(cgroup: &Cgroup, script: &str) -> u32 {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("read go; {script}")]).stdin(Stdio::piped()).stdout(Stdio::null());

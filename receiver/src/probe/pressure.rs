@@ -82,7 +82,8 @@ impl Pressure {
         for resource in &self.resources {
             let file = directory.join(format!("{}{ending}", resource.as_str()));
             let Some(text) = read(&mut self.buffer, &file) else { continue };
-            for (kind, time) in lines(text).filter(|(kind, _)| ending != "" || means(*resource, *kind)) {
+            for (kind, time) in lines(text).filter(|(kind, _)| !ending.is_empty() || means(*resource, *kind))
+            {
                 let attributes = [
                     (&key::PRESSURE_RESOURCE, resource.as_str().into()),
                     (&key::PRESSURE_KIND, kind.as_str().into()),
