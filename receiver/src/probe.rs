@@ -157,6 +157,9 @@ pub enum Skip {
     /// Something broke that may work another time.
     #[error("{0}; it is tried again")]
     Temporary(String),
+    /// The machine has none of what it watches: nothing is wrong with that.
+    #[error("{0}; it is tried again")]
+    Absent(String),
 }
 
 /// Why a collection did not work.

@@ -139,10 +139,10 @@ impl Supervisor {
             Err(skip) => {
                 let state = State::Skipped(skip.clone());
                 if **account.state.load() != state {
-                    warn!(probe = account.definition.name, reason = %skip, "skipped");
+                    tell_skipped(account.definition.name, &skip);
                 }
                 account.state.store(Arc::new(state));
-                if matches!(skip, Skip::Temporary(_)) {
+                if matches!(skip, Skip::Temporary(_) | Skip::Absent(_)) {
                     self.temporary.insert(account.definition.name);
                 }
                 Err(skip)
@@ -235,6 +235,14 @@ impl Handle {
         if let Err(error) = self.task.await {
             warn!(%error, "a probe's task broke");
         }
+    }
+}
+
+/// That there is nothing to watch is no reason to worry.
+fn tell_skipped(probe: &str, skip: &Skip) {
+    match skip {
+        Skip::Absent(_) => info!(probe, reason = %skip, "skipped"),
+        _ => warn!(probe, reason = %skip, "skipped"),
     }
 }
 

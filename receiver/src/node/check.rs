@@ -8,6 +8,7 @@ use super::once::can_run;
 use crate::{
     account::State,
     config::{Endpoint, Settings},
+    probe::Skip,
 };
 
 /// How long a Collector may take to accept a connection.
@@ -17,8 +18,10 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub async fn problems(settings: &Settings) -> Vec<String> {
     let mut problems = Vec::new();
     for (name, state) in can_run(settings) {
-        let enabled = settings.probes.get(name).is_some_and(|probe| probe.enabled);
-        if let (true, State::Skipped(skip)) = (enabled, state) {
+        let Some(wanted) = settings.probes.get(name).filter(|probe| probe.enabled) else { continue };
+        let State::Skipped(skip) = state else { continue };
+        // That the machine has none of what a probe watches is a problem only for who says that it must.
+        if wanted.required || !matches!(skip, Skip::Absent(_)) {
             problems.push(format!("probe {name} cannot run: {skip}"));
         }
     }

@@ -90,7 +90,7 @@ pub(super) fn check() -> Result<(), Skip> {
     }
     if !std::path::Path::new(LOADED).exists() {
         let reason = "the kernel does not track connections: nf_conntrack is not loaded";
-        return Err(Skip::Temporary(reason.to_owned()));
+        return Err(Skip::Absent(reason.to_owned()));
     }
     let missing = |error: &dyn std::fmt::Display| Skip::Missing(format!("ctnetlink: {error}"));
     let socket = Socket::open(Subsystem::Netfilter).map_err(|error| missing(&error))?;

@@ -32,7 +32,7 @@ fn open(_: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     if Path::new("/proc/net/ip_vs_stats").exists() {
         return Ok(Box::new(Ipvs));
     }
-    Err(Skip::Temporary("the kernel module ip_vs is not loaded".to_owned()))
+    Err(Skip::Absent("the kernel module ip_vs is not loaded".to_owned()))
 }
 
 impl Probe for Ipvs {

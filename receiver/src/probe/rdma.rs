@@ -44,7 +44,7 @@ struct Rdma {
 fn open(_: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     if !files::has_devices(Path::new(DEVICES)) {
         // One can be plugged in or its driver loaded.
-        return Err(Skip::Temporary(format!("there is no RDMA device: {DEVICES} is empty")));
+        return Err(Skip::Absent(format!("there is no RDMA device: {DEVICES} is empty")));
     }
     Ok(Box::new(Rdma { buffer: Buffer::default(), refused: None }))
 }

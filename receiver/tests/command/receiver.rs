@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jitterscope::probe::PROBES;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -37,6 +38,16 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The probes that the tests of the command look at.
+const LOOKED_AT: [&str; 4] = ["packetloss", "tcp", "udp", "netdev"];
+
+/// Lets all other probes be collected once and again after two seconds, for tests collect five times a second.
+fn seldom(command: &mut Command) {
+    for probe in PROBES.iter().filter(|probe| !LOOKED_AT.contains(&probe.name)) {
+        command.env(format!("JITTERSCOPE__PROBES__{}__INTERVAL", probe.name.to_uppercase()), "1h");
     }
 }
 
@@ -98,6 +109,7 @@ impl Receiver {
 
     /// Starts a prepared command, its output into files. Variables that would configure it are not passed on.
     pub(crate) fn spawn(command: &mut Command) -> Self {
+        seldom(command);
         let output = tempfile::tempdir().unwrap();
         let file = |name: &str| File::create(output.path().join(name)).unwrap();
         for (name, _) in std::env::vars_os() {
