@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -68,7 +68,7 @@ fn row(pass: &mut Sockets, sockets: usize) -> Result<()> {
     }
     let counted = pass.pass()?.sockets;
     ensure!(counted >= sockets as u64, "{counted} of {sockets}");
-    let walked = measure(|| Ok(drop(pass.pass()?)))?;
+    let walked = measure(|| pass.pass().map(drop).map_err(Into::into))?;
     let files = measure(|| holders.iter().step_by(holders.len() / NAMESPACES).try_for_each(read_tables))?;
     let dumps = measure(|| namespaces.iter().try_for_each(|one| one.inside(dump)))?;
     println!(
@@ -124,7 +124,7 @@ fn dump() -> Result<()> {
     Ok(())
 }
 
-/// Whether an answer ends a dump, with NLMSG_DONE.
+/// Whether an answer ends a dump, with `NLMSG_DONE`.
 fn is_last(mut answer: &[u8]) -> bool {
     while let [a, b, c, d, kind, ..] = *answer {
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
