@@ -28,6 +28,8 @@ impl Object {
     pub const TCPRESET: Self = object!("tcpreset", optional: &[]);
     /// Sockets and descriptors, by passes.
     pub const SOCKETS: Self = object!("sockets", optional: &[]);
+    /// The same with traffic by peer.
+    pub const FLOWS: Self = object!("flows", optional: &[]);
     /// Segments that TCP sends again.
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
 }

@@ -13,8 +13,6 @@ use crate::{Constant, Kernel, LoadError, LoadOptions, Loaded, Object, Table, Tab
 
 /// Hook of the pass.
 const ITERATOR: &str = "task_file";
-/// Hook of the last values of connections, only for `flow`.
-const STATE: &str = "inet_sock_set_state";
 
 /// Number of the first pass: zero is what nothing was ever seen by.
 const FIRST: u64 = 1;
@@ -75,8 +73,8 @@ pub struct Sockets {
     rtt: Table<holder, histogram>,
     shared: Table<u64, u64>,
     tables: Table<u64, u64>,
-    flows: Table<flow_key, flow>,
-    flow_rest: Table<u32, flow>,
+    flows: Option<Table<flow_key, flow>>,
+    flow_rest: Option<Table<u32, flow>>,
     /// Marks after which their maps are emptied.
     roomy: u64,
     emptied_at: u64,
@@ -86,17 +84,14 @@ impl Sockets {
     /// Loads the program; nothing runs before [`Self::pass`], but for `flow` what sees connections end.
     pub fn open(kernel: &Kernel, options: &Options) -> Result<Self, LoadError> {
         let typed = u32::from(options.typed && has_sock_from_file(kernel.btf()));
-        let flow = u32::from(options.flow);
         let bounds = ROUND_TRIP.bounds();
-        let loaded = Object::SOCKETS.load(&LoadOptions {
+        let entries = [("sockets", options.sockets), ("shared", options.shared), ("flows", options.flows)];
+        let object = if options.flow { Object::FLOWS } else { Object::SOCKETS };
+        let loaded = object.load(&LoadOptions {
             kernel,
-            constants: &[
-                Constant { name: "sock_from_file", value: typed.as_bytes() },
-                Constant { name: "flow_enabled", value: flow.as_bytes() },
-                bounds.constant(),
-            ],
-            entries: &[("sockets", options.sockets), ("shared", options.shared), ("flows", options.flows)],
-            without: if options.flow { &[] } else { &[STATE] },
+            constants: &[Constant { name: "sock_from_file", value: typed.as_bytes() }, bounds.constant()],
+            entries: if options.flow { &entries } else { &entries[..2] },
+            without: &[],
         })?;
         let passes = loaded.table("passes")?;
         passes.insert(&0, &pass { number: FIRST, ..pass::new_zeroed() })?;
@@ -107,8 +102,8 @@ impl Sockets {
             rtt: loaded.table("rtt")?,
             shared: loaded.table("shared")?,
             tables: loaded.table("tables")?,
-            flows: loaded.table("flows")?,
-            flow_rest: loaded.table("flow_rest")?,
+            flows: options.flow.then(|| loaded.table("flows")).transpose()?,
+            flow_rest: options.flow.then(|| loaded.table("flow_rest")).transpose()?,
             loaded,
             roomy: u64::from(options.shared.min(TABLES)) / 2,
             emptied_at: 0,
@@ -171,12 +166,13 @@ impl Sockets {
 
     /// Calls `visit` with the traffic with each peer; returns how many there are.
     pub fn flows(&self, visit: impl FnMut(&flow_key, &flow)) -> Result<usize, TableError> {
-        self.flows.for_each(visit)
+        self.flows.as_ref().map_or(Ok(0), |flows| flows.for_each(visit))
     }
 
     /// The traffic with peers for which there was no room.
     pub fn flow_rest(&self) -> Result<flow, TableError> {
-        Ok(self.flow_rest.get(&0)?.unwrap_or(flow::new_zeroed()))
+        let rest = self.flow_rest.as_ref().map_or(Ok(None), |rest| rest.get(&0))?;
+        Ok(rest.unwrap_or(flow::new_zeroed()))
     }
 
     /// Removes everything of those for which `is_gone`, but flows of the last pass: their owner may be too new to be known.
@@ -185,13 +181,17 @@ impl Sockets {
         self.sockets.retain(|key, _| !is_gone(&key.entity))?;
         self.descriptors.retain(|holder, _| !is_gone(holder))?;
         self.rtt.retain(|holder, _| !is_gone(holder))?;
-        self.flows.retain(|key, flow| flow.pass >= ended || !is_gone(&key.entity)).map(drop)
+        self.retain_flows(|key, flow| flow.pass >= ended || !is_gone(&key.entity)).map(drop)
     }
 
     /// Removes the peers with which no connection was seen for so many passes; returns how many.
     pub fn forget_silent(&self, passes: u64) -> Result<usize, TableError> {
         let ended = self.account()?.ended;
-        self.flows.retain(|_, flow| flow.pass + passes > ended)
+        self.retain_flows(|_, flow| flow.pass + passes > ended)
+    }
+
+    fn retain_flows(&self, keep: impl FnMut(&flow_key, &flow) -> bool) -> Result<usize, TableError> {
+        self.flows.as_ref().map_or(Ok(0), |flows| flows.retain(keep))
     }
 
     /// Empties the maps of marks before they fill up, and removes kinds of sockets and holders that are long gone.

@@ -226,12 +226,12 @@ fn handshakes_that_the_peer_does_not_complete_are_counted_by_their_listener() {
         };
         let clients: Vec<OwnedFd> = a.inside(|| (0..5).map(|_| connect()).collect());
         let mut pass = open(&Options::default());
-        eventually("five requests", || {
+        eventually("the pass and ss see five requests", || {
             pass.pass().unwrap();
-            sums(&pass, b.inode()).get(&(TCP, family, LISTEN)).is_some_and(|listener| listener.requests == 5)
+            let listed = b.sh("ss --no-header --tcp --numeric state syn-recv").lines().count() as u64;
+            let found = sums(&pass, b.inode());
+            (found.get(&(TCP, family, LISTEN)).map(|listener| listener.requests), listed) == (Some(5), 5)
         });
-        let listed = b.sh("ss --no-header --tcp --numeric state syn-recv");
-        assert_eq!(listed.lines().count(), 5, "{listed}");
         assert_eq!(number(&sums(&pass, a.inode()), TCP, family, SYN_SENT), clients.len() as u64);
         drop((clients, listener));
     }
@@ -260,14 +260,13 @@ fn shared_sockets_without_room_for_a_mark_are_counted_each_time_and_that_is_told
         return;
     }
     let namespace = Namespace::new();
-    let _holder = Holder::new(&namespace, "copies=300");
+    let _holder = Holder::new(&namespace, "copies=300 copies=200");
     let mut pass = open(&Options { shared: 1, ..Options::default() });
-    // Whatever comes first takes the only place; empty it, and it is taken again.
     let account = pass.pass().unwrap();
     let counted = number(&sums(&pass, namespace.inode()), UDP, 4, 0);
-    assert!(counted == 1 || counted == 301, "{counted}");
+    // One of the two has the only place, or a socket of somebody else.
+    assert!([1 + 201, 301 + 1, 301 + 201].contains(&counted), "{counted}");
     assert!(account.unmarked >= counted - 1, "{account:?}");
-    assert!(counted == 301 || account.unmarked > 0 || account.marks == 1, "{account:?}");
 }
 
 #[test]
@@ -295,7 +294,9 @@ fn a_kind_without_sockets_is_zero_and_then_gone() {
     pass.pass().unwrap();
     let after = rows(&pass);
     assert!(after.len() >= 2 && after.iter().all(|sockets| *sockets == 0), "{after:?}");
-    (0..20).for_each(|_| drop(pass.pass().unwrap()));
+    for _ in 0..20 {
+        pass.pass().unwrap();
+    }
     assert_eq!(rows(&pass), [] as [u64; 0]);
 }
 

@@ -14,9 +14,6 @@
 /* Attempts to add what another CPU is adding at the same time: a connection ends once. */
 #define ATTEMPTS 4
 
-/* Whether `flow` is on: without, its program is not loaded and its maps stay empty. */
-const volatile u32 flow_enabled;
-
 /* What has been added to the sums of the peer. */
 struct added {
 	u64 received, sent, segments_in, segments_out, retransmits;
@@ -120,6 +117,17 @@ static __always_inline void add_flow(struct pass *pass, struct sock *sk, const s
 	__sync_fetch_and_add(&flow->segments_out, take_short(&own->segments_out, c->segments_out));
 	__sync_fetch_and_add(&flow->retransmits, take_short(&own->retransmits, c->retransmits));
 	add_round_trip(flow, c, pass->number);
+}
+
+static __always_inline void visit_flow(struct pass *pass, struct sock *sk, struct tcp_sock *tp,
+				       const struct socket_key *socket, const struct address *peer)
+{
+	struct flow_key key = {.entity = socket->entity, .family = socket->family};
+	struct standing c = {};
+
+	__builtin_memcpy(key.address, peer, sizeof(key.address));
+	read_traffic(&c, tp, sk->__sk_common.skc_flags);
+	add_flow(pass, sk, &key, &c);
 }
 
 #endif
