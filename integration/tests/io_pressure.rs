@@ -15,7 +15,7 @@ use jitterscope_semconv::{attribute as key, metric};
 /// Waits for a line in a pipe, copies that many blocks of a thousand bytes by short-lived processes, and waits again.
 fn script(blocks: u32) -> String {
     format!(
-        "b=/bin/busybox; $b mkfifo /f; while read go </f; do \
+        "b=/bin/busybox; $b mkfifo /f; while true; do read go </f && \
          for i in 1 2 3 4 5 6 7 8 9; do $b dd if=/dev/zero of=/dev/null bs=1000 count={blocks}; done; done"
     )
 }
