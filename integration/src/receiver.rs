@@ -93,6 +93,15 @@ impl Receiver {
         Ok(receiver)
     }
 
+    /// Waits until it has loaded all that its default probes load: the walk of namespaces comes last, with the second
+    /// collection. What it holds is compared from then on.
+    ///
+    /// # Errors
+    /// The walk is not loaded in time.
+    pub fn settle(&self) -> Result<()> {
+        poll::until("the walk is loaded", || self.log().contains("come from a walk").then_some(()))
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -58,6 +58,7 @@ fn after_an_outage_values_are_right_and_no_event_is_lost() {
         (events(&collector.received().unwrap(), &netns) == 10).then_some(())
     })
     .unwrap();
+    receiver.settle().unwrap();
     let before = resident(receiver.pid());
 
     collector.stop().unwrap();

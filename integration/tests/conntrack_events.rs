@@ -329,6 +329,7 @@ fn a_deleted_namespace_is_gone_soon_although_it_was_listened_to() {
         wait_for_listener(&receiver, netns);
     }
     let sockets = || fs::read_dir(format!("/proc/{}/fd", receiver.pid())).unwrap().count();
+    receiver.settle().unwrap();
     let before = sockets();
     drop(deleted);
     // A namespace that something keeps alive keeps its devices.
