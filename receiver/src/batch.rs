@@ -122,13 +122,13 @@ impl Emitter<'_, '_> {
 
     /// A current amount: it has no start.
     pub fn amount(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: i64) {
-        let start = self.started.unwrap_or(0);
+        let start = self.started.unwrap_or(0).min(self.batch.now);
         self.push(metric, attributes, start, Number::AsInt(value).into());
     }
 
     /// A current reading that is no whole number: it has no start.
     pub fn reading(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: f64) {
-        let start = self.started.unwrap_or(0);
+        let start = self.started.unwrap_or(0).min(self.batch.now);
         self.push(metric, attributes, start, Number::AsDouble(value).into());
     }
 
