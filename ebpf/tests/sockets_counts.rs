@@ -10,10 +10,10 @@ use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use common::{Namespace, Network, can_load, eventually};
-use holding::{Holder, Sums, listed, open, sums};
+use holding::{Holder, Killed, Sums, listed, open, sums};
 use jitterscope_ebpf::Merge as _;
 use jitterscope_ebpf::abi::{histogram, socket_sums};
 use jitterscope_ebpf::sockets::{Options, Sockets};
@@ -77,11 +77,11 @@ fn passed() -> (UdpSocket, OwnedFd) {
 }
 
 /// Processes whose standard input is one and the same socket.
-fn children(number: usize) -> (UdpSocket, Vec<Child>) {
+fn children(number: usize) -> (UdpSocket, Vec<Killed>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let child = |_| {
         let input: OwnedFd = socket.try_clone().unwrap().into();
-        Command::new("sleep").arg("60").stdin(input).stdout(Stdio::null()).spawn().unwrap()
+        Killed(Command::new("sleep").arg("60").stdin(input).stdout(Stdio::null()).spawn().unwrap())
     };
     let children = (0..number).map(child).collect();
     (socket, children)

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command};
 
 use jitterscope_integration::netns::Netns;
 use jitterscope_integration::network::{Family, Network};
@@ -12,6 +13,7 @@ use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::telemetry::{Point, Telemetry, has};
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{attribute as key, metric};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// BTF from a file: the kernel does not attach by its type ids, so that the pass cannot be loaded.
 const WITHOUT_PASS: [&str; 2] = ["--set", "kernel.btf=/sys/kernel/btf/vmlinux"];
@@ -118,9 +120,7 @@ fn descriptors_of_a_process_in_a_namespace_are_those_that_proc_lists_either_way(
         return;
     }
     let netns = Netns::new("fds").unwrap();
-    let mut command = netns.command("sh");
-    let script = "ulimit -n 1000; exec 3</dev/null 4</dev/null 5</dev/null; exec sleep 600 | sleep 600";
-    let mut child = command.args(["-c", script]).spawn().unwrap();
+    let sleepers = Sleepers::new(&netns);
     for more in [&[][..], &WITHOUT_PASS] {
         let arguments = [&["--format", "json"], more].concat();
         let mut receiver = Receiver::start(&arguments).unwrap();
@@ -132,10 +132,8 @@ fn descriptors_of_a_process_in_a_namespace_are_those_that_proc_lists_either_way(
         receiver.stop().unwrap();
         let telemetry = telemetry.unwrap();
         let kinds = told(&telemetry, &netns, metric::FILE_DESCRIPTOR_COUNT.name);
-        let pids = std::process::Command::new("ip").args(["netns", "pids", netns.name()]).output().unwrap();
-        let pids = String::from_utf8(pids.stdout).unwrap();
         let (mut all, mut most) = (0, 0);
-        for pid in pids.split_whitespace() {
+        for pid in sleepers.pids() {
             let own = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
             all += own;
             most = most.max(own);
@@ -146,17 +144,35 @@ fn descriptors_of_a_process_in_a_namespace_are_those_that_proc_lists_either_way(
             points.iter().find(|point| has(&point.resource, key::NETNS_NAME.key, netns.name())).unwrap();
         assert!((own.value - most as f64 / 1000.0).abs() < 1e-9, "{own:?} {most}");
     }
-    for pid in String::from_utf8(
-        std::process::Command::new("ip").args(["netns", "pids", netns.name()]).output().unwrap().stdout,
-    )
-    .unwrap()
-    .split_whitespace()
-    {
-        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-        // It may have ended with the other.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// Two processes with a limit of 1,000 descriptors, killed when dropped.
+struct Sleepers<'n> {
+    netns: &'n Netns,
+    shell: Child,
+}
+
+impl<'n> Sleepers<'n> {
+    fn new(netns: &'n Netns) -> Self {
+        let script = "ulimit -n 1000; exec 3</dev/null 4</dev/null 5</dev/null; exec sleep 600 | sleep 600";
+        Self { netns, shell: netns.command("sh").args(["-c", script]).spawn().unwrap() }
     }
-    child.wait().unwrap();
+
+    fn pids(&self) -> Vec<u32> {
+        let output = Command::new("ip").args(["netns", "pids", self.netns.name()]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Sleepers<'_> {
+    fn drop(&mut self) {
+        for pid in self.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            // It may have ended with the other.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.shell.wait();
+    }
 }
 
 #[test]

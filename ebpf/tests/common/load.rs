@@ -1,4 +1,5 @@
 //! Processes that make a known number of system calls of known size, step by step, in a cgroup.
+#![expect(unsafe_code, reason = "processes that are forked without a program of their own")]
 
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};

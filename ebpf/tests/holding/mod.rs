@@ -37,12 +37,14 @@ impl Holder {
     /// Like [`Self::new`], after a shell command.
     pub(crate) fn with(namespace: &Namespace, what: &str, before: &str) -> Self {
         let program = std::env::current_exe().unwrap();
+        // The command comes before the namespace: `ip netns exec` mounts another /sys, without the cgroups.
         let script = format!(
-            "{before}exec '{}' --ignored --exact hold --nocapture --test-threads=1",
+            "{before}exec ip netns exec {} '{}' --ignored --exact hold --nocapture --test-threads=1",
+            namespace.name,
             program.display()
         );
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &namespace.name, "sh", "-c", &script]).env(WANTED, what);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env(WANTED, what);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -61,6 +63,17 @@ impl Drop for Holder {
         drop(self.input.take());
         // It may have ended by itself.
         let _ = self.child.wait();
+    }
+}
+
+/// A process that is killed with the value.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

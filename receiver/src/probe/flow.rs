@@ -1,7 +1,8 @@
 //! TCP traffic by peer: bytes, segments, retransmits and round-trip time, from the pass over all open files and, for
 //! the last values, from the end of each connection.
 //!
-//! UDP is left out: its sockets do not count by peer, and a program for each packet costs far more than the whole pass.
+//! A connection without a descriptor, one below a Multipath TCP socket for example, is added at its end alone. UDP is
+//! left out: its sockets do not count by peer, and a program for each packet costs far more than the whole pass.
 //! `udp.datagrams` and `netdev` have its totals.
 
 use std::{
