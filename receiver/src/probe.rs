@@ -30,7 +30,7 @@ mod tcpretrans;
 mod tcpsummary;
 mod udp;
 
-use std::{os::fd::BorrowedFd, sync::Arc};
+use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use jitterscope_ebpf::TooShort;
 use jitterscope_semconv::{Event, Metric};
@@ -263,4 +263,6 @@ pub enum ProbeOption {
     Children,
     /// `census`: everything in the table counted by what it is.
     Census,
+    /// `threshold`: what took less is no event; and how long that is unless it is said.
+    Threshold(Duration),
 }

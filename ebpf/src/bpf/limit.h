@@ -36,6 +36,14 @@ static __always_inline struct settings *settings_of_probe(void)
 	return bpf_map_lookup_elem(&settings, &zero);
 }
 
+/* Whether something that took so long is an event. */
+static __always_inline int is_slow(u64 ns)
+{
+	struct settings *set = settings_of_probe();
+
+	return set && ns >= set->threshold;
+}
+
 static __always_inline struct limiter *limiter_of(const struct entity *key, u64 now)
 {
 	struct limiter fresh = {.since = now}, *l;

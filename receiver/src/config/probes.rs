@@ -12,6 +12,9 @@ use super::reader::Reader;
 /// How often counters may be collected: more often costs more than it shows, less often than hourly is no monitoring.
 pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
+/// What an event may be: from every one to what no request survives.
+const THRESHOLDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+
 /// Settings of every probe, by name.
 pub type Probes = BTreeMap<&'static str, ProbeSettings>;
 
@@ -37,6 +40,8 @@ pub struct ProbeSettings {
     pub interval: Duration,
     /// Limit of its events; None for a probe without.
     pub events: Option<EventLimit>,
+    /// What took less is no event; None for a probe that measures no times.
+    pub threshold: Option<Duration>,
     /// Kernel stacks on events; false for a probe without.
     pub stack: bool,
     /// Interfaces to leave out; empty for a probe that knows none.
@@ -95,6 +100,7 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         required,
         interval: own.unwrap_or(interval),
         events: has(ProbeOption::Events).then(|| events(r)),
+        threshold: threshold(r, probe),
         stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
         per_cpu: has(ProbeOption::PerCpu)
             && r.switch("per_cpu", false, "a series for each CPU in place of their sum"),
@@ -111,6 +117,15 @@ fn events(r: &mut Reader<'_>) -> EventLimit {
         rate: r.count("rate", 20, 1..=100_000, "events per second in the long run"),
         burst: r.count("burst", 100, 1..=100_000, "events at once after a quiet time"),
     })
+}
+
+/// None for a probe that measures no times.
+fn threshold(r: &mut Reader<'_>, probe: &Definition) -> Option<Duration> {
+    let default = probe.options.iter().find_map(|option| match option {
+        ProbeOption::Threshold(default) => Some(*default),
+        _ => None,
+    })?;
+    Some(r.duration("threshold", default, THRESHOLDS, "what took less is counted but is no event"))
 }
 
 /// Empty for a probe that knows no interfaces.

@@ -27,7 +27,7 @@ const NETDEV: Definition = Definition {
     name: "netdev",
     use_when: "an interface is suspected",
     default: false,
-    options: &[ProbeOption::ExcludedInterfaces(&["lo"])],
+    options: &[ProbeOption::ExcludedInterfaces(&["lo"]), ProbeOption::Threshold(Duration::from_millis(10))],
     ..PACKETLOSS
 };
 const TWO: &[&Definition] = &[&PACKETLOSS, &NETDEV];
@@ -226,4 +226,14 @@ fn the_container_runtime_is_found_or_named_or_left_alone() {
     assert_eq!(cri("off"), Ok(Cri::Off));
     assert_eq!(cri("unix:///run/a.sock"), Ok(Cri::Socket("/run/a.sock".into())));
     assert!(cri("/run/a.sock").is_err());
+}
+
+#[test]
+fn a_threshold_is_the_probes_own_unless_it_is_said() {
+    let threshold = |text| load_yaml(text).unwrap().probes["netdev"].threshold;
+    assert_eq!(threshold("{}"), Some(Duration::from_millis(10)));
+    assert_eq!(threshold("probes: { netdev: { threshold: 250ms } }"), Some(Duration::from_millis(250)));
+    assert_eq!(load_yaml("{}").unwrap().probes["packetloss"].threshold, None);
+    let refused = load_yaml("probes: { netdev: { threshold: 10m } }").unwrap_err().to_string();
+    assert!(refused.contains("probes.netdev.threshold") && refused.contains("1m"), "{refused}");
 }
