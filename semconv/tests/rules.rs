@@ -17,6 +17,7 @@ const NOT_PLURAL: &[(&str, &str)] = &[
         "named as the kernel does; what is ignored is the datagram of the unit",
     ),
     ("jitterscope.ip.forwarded", "named as the kernel does; what is forwarded is the packet of the unit"),
+    ("jitterscope.rdma.counter", "what is counted is the driver's matter"),
     ("jitterscope.tcp.send_queue.too_big", "named as the kernel does; it says of which queue"),
 ];
 
