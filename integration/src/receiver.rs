@@ -114,6 +114,16 @@ impl Receiver {
         fs::read_to_string(self.directory.path().join("stderr")).unwrap_or_default()
     }
 
+    /// Warnings and errors in its log so far, but those of probes that cannot run here.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let complains = |line: &&str| {
+            ["WARN", "ERROR"].iter().any(|level| line.contains(&format!("\"level\":\"{level}\"")))
+        };
+        let skips = |line: &&str| line.contains("\"message\":\"skipped\"");
+        self.log().lines().filter(complains).filter(|line| !skips(line)).map(str::to_owned).collect()
+    }
+
     /// What it has printed so far, for a receiver with `--format json` and no destination.
     ///
     /// # Errors
