@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use aya::Endianness;
 
 use crate::btf::{Btf, BtfError, VMLINUX};
+use crate::memory;
 use crate::symbols::Functions;
-use crate::sys;
 use crate::table::possible_cpus;
 
 /// A kernel that probes cannot be loaded into.
@@ -98,7 +98,7 @@ struct Freed;
 
 impl Drop for Freed {
     fn drop(&mut self) {
-        sys::release_freed_memory();
+        memory::release_freed();
     }
 }
 

@@ -3,7 +3,10 @@
 //! [`Object`] is a compiled C file. [`Object::load`] attaches its programs in the best form that the running
 //! [`Kernel`] accepts; the [`Loaded`] object gives typed access to maps and ring, and detaches on drop.
 
-#![expect(unsafe_code, reason = "bpf(2) and a few other system calls have no safe wrapper; all are in `sys`")]
+#![expect(
+    unsafe_code,
+    reason = "bpf(2) and a few other system calls have no safe wrapper; all are in `sys` and `memory`"
+)]
 
 pub mod abi;
 pub mod btf;
@@ -13,6 +16,7 @@ mod hook;
 pub mod io;
 mod kernel;
 mod load;
+pub mod memory;
 mod objects;
 mod observer;
 pub mod packetloss;

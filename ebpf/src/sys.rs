@@ -174,16 +174,6 @@ pub(crate) fn enable_stats() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Gives memory that was freed back to the system. The C library keeps it, and more so what several threads freed in
-/// pieces; other C libraries than glibc have no such call.
-pub(crate) fn release_freed_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer and may be called at any time, from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// Lifts the memlock limit, which kernels before 5.11 charge maps to. Needs `CAP_SYS_RESOURCE`.
 pub(crate) fn raise_memlock() -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };

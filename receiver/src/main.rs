@@ -22,9 +22,7 @@ fn main() -> ExitCode {
             return cli::exit_code(&error).into();
         }
     };
-    // Two workers: one may be busy with a collection while the other drains rings and sends.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
+    let result = match node::runtime() {
         Ok(runtime) => runtime.block_on(run(cli)),
         Err(source) => Err(Failure::System { what: "starting threads", source }),
     };

@@ -5,6 +5,7 @@ mod destinations;
 pub mod once;
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,6 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use jitterscope_semconv::value::ProbeDropStage;
 use tokio::{
+    runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
     time::{interval_at, sleep},
@@ -75,7 +77,7 @@ pub enum Failure {
         /// What.
         what: &'static str,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -357,6 +359,16 @@ fn identity(settings: &Settings) -> pods::Settings {
         netns: settings.entities.netns,
         ..pods::Settings::default()
     }
+}
+
+/// The threads of the process. To be called before there are others.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn runtime() -> io::Result<Runtime> {
+    jitterscope_ebpf::memory::share_one_heap();
+    // Two workers: one may be busy with a collection while the other drains rings and sends.
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 /// Runs a receiver from its sources to the end.
