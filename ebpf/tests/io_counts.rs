@@ -123,6 +123,7 @@ fn a_process_that_moves_takes_what_comes_after_the_pass_to_its_new_cgroup() {
         (&mut rest.read_calls, here.read_calls),
         (&mut rest.write_chars, here.write_chars),
         (&mut rest.write_calls, here.write_calls),
+        (&mut rest.read_bytes, here.read_bytes),
     ] {
         *total -= there;
     }

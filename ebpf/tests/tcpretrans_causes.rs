@@ -186,7 +186,8 @@ fn a_segment_whose_followers_arrived_is_sent_again_at_once() {
         );
         (0..20).for_each(|_| client.write_all(&[0; 1000]).unwrap());
         agrees(&probe, &network.a, family, RETRANSMIT_FAST, 1);
-        assert_eq!(probe.count(&network.a, family, None), 1);
+        // A slow machine may also have probed the tail, which `agrees` has compared with the kernel's own count.
+        assert_eq!(probe.count(&network.a, family, Some(RETRANSMIT_FAST)), 1);
         network.router.allow();
     }
 }
