@@ -20,10 +20,13 @@ pub enum Form {
     Kprobe,
     /// A walk over the kernel's objects, made on demand (5.8+, needs the kernel's own BTF).
     Iter,
+    /// Packets of all sockets, at the root of the cgroup hierarchy (4.10+, as a link 5.7+).
+    CgroupSkb,
 }
 
 impl Form {
-    const ALL: [Self; 6] = [Self::TpBtf, Self::RawTp, Self::Fentry, Self::Fexit, Self::Kprobe, Self::Iter];
+    const ALL: [Self; 7] =
+        [Self::TpBtf, Self::RawTp, Self::Fentry, Self::Fexit, Self::Kprobe, Self::Iter, Self::CgroupSkb];
 
     /// The prefix of the section name.
     pub fn name(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Form {
             Self::Fexit => "fexit",
             Self::Kprobe => "kprobe",
             Self::Iter => "iter",
+            Self::CgroupSkb => "cgroup_skb",
         }
     }
 

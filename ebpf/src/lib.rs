@@ -10,7 +10,9 @@
 
 pub mod abi;
 pub mod btf;
+mod cgroups;
 pub mod counters;
+pub mod datagrams;
 pub mod histogram;
 mod hook;
 pub mod io;

@@ -7,10 +7,13 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
-use aya::programs::{FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint};
+use aya::programs::cgroup_skb::CgroupSkbAttachType;
+use aya::programs::links::CgroupAttachMode;
+use aya::programs::{CgroupSkb, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::cgroups::{CgroupsError, cgroups_root};
 use crate::hook::{Form, Hook, hooks};
 use crate::kernel::{Kernel, KernelError};
 use crate::ring::Ring;
@@ -361,6 +364,8 @@ enum FormError {
     #[error("not in the object")]
     Absent,
     #[error(transparent)]
+    Cgroups(#[from] CgroupsError),
+    #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error("{}", chain(.0))]
     Program(#[from] ProgramError),
@@ -413,6 +418,16 @@ fn attach_program(program: &mut Program, form: Form, hook: &str, kernel: &Kernel
             let program: &mut Iter = program.try_into()?;
             program.load(hook, kernel.parsed()?)?;
         }
+        Form::CgroupSkb => {
+            let way = match hook {
+                "ingress" => CgroupSkbAttachType::Ingress,
+                _ => CgroupSkbAttachType::Egress,
+            };
+            let program: &mut CgroupSkb = program.try_into()?;
+            program.load()?;
+            // As a link, which stands beside others' programs whatever the mode says.
+            program.attach(cgroups_root()?, way, CgroupAttachMode::Single).map(drop)?;
+        }
     }
     Ok(())
 }
@@ -425,6 +440,7 @@ fn unload(program: &mut Program) -> Result<(), ProgramError> {
         Program::FExit(p) => p.unload(),
         Program::KProbe(p) => p.unload(),
         Program::Iter(p) => p.unload(),
+        Program::CgroupSkb(p) => p.unload(),
         _ => Ok(()),
     }
 }

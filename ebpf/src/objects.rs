@@ -18,6 +18,8 @@ macro_rules! object {
 impl Object {
     /// The SNMP counters of all network namespaces.
     pub const COUNTERS: Self = object!("counters", optional: &[]);
+    /// UDP by peer.
+    pub const DATAGRAMS: Self = object!("datagrams", optional: &[]);
     /// What tasks read and wrote.
     pub const IO: Self = object!("io", optional: &[]);
     /// Dropped packets.

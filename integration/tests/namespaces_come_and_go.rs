@@ -66,8 +66,11 @@ fn namespace(number: usize) -> Netns {
     netns
 }
 
+/// A metric and which of its points.
+type Wanted = (&'static str, fn(&Point) -> bool);
+
 /// The greatest sum over the series of a metric that one collection told of each namespace, by name.
-fn greatest(receiver: &Receiver, told: &[(&'static str, fn(&Point) -> bool)]) -> Vec<BTreeMap<String, u64>> {
+fn greatest(receiver: &Receiver, told: &[Wanted]) -> Vec<BTreeMap<String, u64>> {
     let mut greatest = vec![BTreeMap::new(); told.len()];
     let see = |telemetry: &Telemetry| {
         for (greatest, (name, wanted)) in greatest.iter_mut().zip(told) {
@@ -126,7 +129,7 @@ fn two_hundred_namespaces_come_and_go_with_their_own_values_and_leave_nothing_be
 
     let sent = |point: &Point| has(&point.attributes, key::NETWORK_IO_DIRECTION.key, "transmit");
     let all = |_: &Point| true;
-    let sources: [(_, fn(&Point) -> bool); 3] = [
+    let sources: [Wanted; 3] = [
         (metric::UDP_DATAGRAMS.name, sent),
         (metric::QDISC_PACKETS.name, all),
         (metric::CONNTRACK_ENTRIES.name, all),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::ops::RangeInclusive;
 use std::process::{Child, Command};
 
 use jitterscope_integration::netns::Netns;
@@ -196,6 +197,13 @@ fn flows_name_local_peers_and_tell_closed_connections_too() {
             client.write_all(&[1; 200]).unwrap();
             server.read_exact(&mut [0; 200]).unwrap();
         }
+        let socket =
+            |netns: &Netns, net| netns.inside(|| Ok(UdpSocket::bind((family.address(net, 2), 0))?)).unwrap();
+        let (client, server) = (socket(&network.a, 1), socket(&network.b, 2));
+        for _ in 0..50 {
+            client.send_to(&[1; 70], server.local_addr().unwrap()).unwrap();
+            assert_eq!(server.recv(&mut [0; 100]).unwrap(), 70);
+        }
     }
     let peer = |netns: &Netns| format!("netns/{}", netns.name());
     let (a, b) = (&network.a, &network.b);
@@ -205,8 +213,14 @@ fn flows_name_local_peers_and_tell_closed_connections_too() {
         (from, to)
     };
     let expected = (
-        rows([(&format!("{} transmit", peer(b)), 20_000)]),
-        rows([(&format!("{} receive", peer(a)), 20_000)]),
+        rows([
+            (&format!("{} transmit tcp", peer(b)), 20_000),
+            (&format!("{} transmit udp", peer(b)), 2 * 50 * 70),
+        ]),
+        rows([
+            (&format!("{} receive tcp", peer(a)), 20_000),
+            (&format!("{} receive udp", peer(a)), 2 * 50 * 70),
+        ]),
     );
     let mut receiver = receiver;
     let arrived = poll::until("all bytes", || {
@@ -220,5 +234,8 @@ fn flows_name_local_peers_and_tell_closed_connections_too() {
     assert_eq!(told(&telemetry, a, metric::FLOW_RETRANSMITS.name).values().sum::<u64>(), 0);
     let packets = told(&telemetry, a, metric::FLOW_PACKETS.name);
     // SYN, ACK, data, FIN and the ACK of the peer's FIN, of which an ACK may ride along.
-    assert!(packets.iter().any(|(way, packets)| way.ends_with("transmit") && *packets >= 300), "{packets:?}");
+    let has = |way: &str, wanted: RangeInclusive<u64>| {
+        packets.iter().any(|(row, packets)| row.ends_with(way) && wanted.contains(packets))
+    };
+    assert!(has("transmit tcp", 300..=600) && has("transmit udp", 100..=100), "{packets:?}");
 }

@@ -359,7 +359,7 @@ struct descriptor_sums {
 	u64 fullest_limit; /* RLIMIT_NOFILE, soft */
 };
 
-/* Traffic of TCP connections with one peer. */
+/* Whose traffic, and with whom. */
 struct flow_key {
 	struct entity entity;
 	u8 address[16]; /* network order; IPv4 in the first four bytes */
@@ -367,6 +367,7 @@ struct flow_key {
 	u8 reserved[7];
 };
 
+/* Traffic of TCP connections with one peer. */
 struct flow {
 	u64 received;	      /* bytes of payload */
 	u64 sent;	      /* bytes of payload, what was sent again not counted twice */
@@ -376,6 +377,15 @@ struct flow {
 	u64 pass;	      /* the last that saw a connection; of it: */
 	u64 round_trip_times; /* us, sum over connections */
 	u64 connections;      /* how many gave one */
+};
+
+/* Traffic of UDP sockets with one peer. */
+struct datagrams {
+	u64 received; /* bytes of payload */
+	u64 sent;     /* bytes of payload */
+	u64 datagrams_in;
+	u64 datagrams_out;
+	u64 last; /* ns since boot without suspend: the last of them */
 };
 
 #endif
