@@ -1,5 +1,6 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
+mod command;
 mod connection;
 mod conntrack;
 mod conntrackevents;
@@ -19,6 +20,7 @@ mod pressure;
 mod qdisc;
 mod rdma;
 mod sock;
+mod softirq;
 mod softnet;
 mod sums;
 pub mod task;
@@ -51,6 +53,7 @@ pub const PROBES: &[&Definition] = &[
     &tcpretrans::DEFINITION,
     &tcpreset::DEFINITION,
     &tcpconnect::DEFINITION,
+    &softirq::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

@@ -207,6 +207,34 @@ struct connect_event {
 	u32 error;    /* errno; 0: the application gave up */
 	u32 attempts; /* requests sent */
 };
+#define COMMAND_NAME 16
+/* A power of two; the kernel has 10 (include/linux/interrupt.h). */
+#define SOFTIRQ_VECTORS 16
+
+enum softirq_stage {
+	SOFTIRQ_WAIT = 1, /* from the raise to the beginning of the handler */
+	SOFTIRQ_RUN = 2,  /* from there to its end */
+};
+
+/* Who had a CPU for a while: a softirq's handler, else a task. */
+struct stretch {
+	u64 from; /* CLOCK_MONOTONIC, ns */
+	u64 to;
+	u32 handler; /* its vector, plus one; 0: a task */
+	u32 pid;     /* of the task's process; 0: the CPU was idle */
+	u8 command[COMMAND_NAME];
+};
+
+struct softirq_event {
+	struct event_head head;
+	u64 duration;	       /* ns that the stage took */
+	struct stretch holder; /* of a wait: who had the CPU the longest meanwhile; all zero: unknown */
+	u32 vector;
+	u32 stage; /* enum softirq_stage */
+	u32 cpu;
+	u32 reserved;
+};
+
 /*
  * Where each table of a namespace's SNMP counters begins among its sums. Each has room for more counters than
  * any kernel has so far (in brackets: 7.3); what is beyond is not read.

@@ -388,6 +388,7 @@ struct task_struct {
 	struct task_io_accounting ioac;
 	u32 flags;
 	u64 start_boottime;
+	char comm[16];
 };
 
 struct dst_entry {
