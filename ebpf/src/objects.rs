@@ -32,6 +32,8 @@ impl Object {
     pub const SOCKETS: Self = object!("sockets", optional: &[]);
     /// The same with traffic by peer.
     pub const FLOWS: Self = object!("flows", optional: &[]);
+    /// Tasks that wait for a CPU.
+    pub const SCHEDLATENCY: Self = object!("schedlatency", optional: &[]);
     /// Softirqs: how long they wait and run.
     pub const SOFTIRQ: Self = object!("softirq", optional: &[]);
     /// Segments that TCP sends again.

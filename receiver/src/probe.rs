@@ -1,5 +1,6 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
+mod cgroups;
 mod command;
 mod connection;
 mod conntrack;
@@ -19,6 +20,7 @@ pub mod packetloss;
 mod pressure;
 mod qdisc;
 mod rdma;
+mod schedlatency;
 mod sock;
 mod softirq;
 mod softnet;
@@ -54,6 +56,7 @@ pub const PROBES: &[&Definition] = &[
     &tcpreset::DEFINITION,
     &tcpconnect::DEFINITION,
     &softirq::DEFINITION,
+    &schedlatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

@@ -235,6 +235,23 @@ struct softirq_event {
 	u32 reserved;
 };
 
+/* A task that waits for a CPU. */
+struct runnable {
+	u64 since;     /* CLOCK_MONOTONIC, ns */
+	u64 preempted; /* 1: it was running before; 0: it was woken */
+};
+
+struct scheduler_event {
+	struct event_head head;
+	u64 wait;		/* ns */
+	struct stretch instead; /* who had the CPU the longest meanwhile; all zero: unknown */
+	u32 pid;		/* of the task's process */
+	u32 cpu;		/* that it got */
+	u32 preempted;
+	u32 reserved;
+	u8 command[COMMAND_NAME];
+};
+
 /*
  * Where each table of a namespace's SNMP counters begins among its sums. Each has room for more counters than
  * any kernel has so far (in brackets: 7.3); what is beyond is not read.

@@ -122,7 +122,7 @@ impl Reading for Softirq {
         facts.extend(more);
         let body = match stage {
             Stage::Wait => {
-                format!("softirq {vector} waited {seconds:.3} s on CPU {}: {holder}", record.cpu)
+                format!("softirq {vector} waited {seconds:.3} s on CPU {}, which {holder}", record.cpu)
             }
             Stage::Run => format!("softirq {vector} kept CPU {} for {seconds:.3} s", record.cpu),
         };
@@ -140,21 +140,23 @@ impl Softirq {
     /// Who had the CPU, in attributes and in words.
     fn holder(&self, holder: &stretch) -> (Vec<KeyValue>, String) {
         if holder.to == 0 {
-            return (Vec::new(), "nobody had the CPU for long".to_owned());
+            return (Vec::new(), "nobody had for long".to_owned());
         }
         if let Some(vector) = holder.handler.checked_sub(1) {
             let name = self.names.of(vector);
             let facts = vec![key_value(&key::SOFTIRQ_HOLDER_VECTOR, name.as_str())];
-            return (facts, format!("softirq {name} had the CPU"));
+            return (facts, format!("softirq {name} had"));
         }
         let name = command(&holder.command);
         let facts = vec![
             key_value(&key::TASK_COMMAND, name.as_str()),
             key_value(&key::PROCESS_PID, i64::from(holder.pid)),
         ];
-        let who =
-            if holder.pid == 0 { "idle".to_owned() } else { format!("held by {name} (pid {})", holder.pid) };
-        (facts, format!("the CPU was {who}"))
+        let words = match holder.pid {
+            0 => "was idle".to_owned(),
+            pid => format!("{name} (pid {pid}) had"),
+        };
+        (facts, words)
     }
 }
 
