@@ -16,6 +16,8 @@ macro_rules! object {
 }
 
 impl Object {
+    /// Block requests: how long they are queued and take.
+    pub const BIOLATENCY: Self = object!("biolatency", optional: &["block_rq_merge"]);
     /// The SNMP counters of all network namespaces.
     pub const COUNTERS: Self = object!("counters", optional: &[]);
     /// UDP by peer.

@@ -1,5 +1,6 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
+mod biolatency;
 mod cgroups;
 mod command;
 mod connection;
@@ -57,6 +58,7 @@ pub const PROBES: &[&Definition] = &[
     &tcpconnect::DEFINITION,
     &softirq::DEFINITION,
     &schedlatency::DEFINITION,
+    &biolatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

@@ -252,6 +252,34 @@ struct scheduler_event {
 	u8 command[COMMAND_NAME];
 };
 
+#define DISK_NAME 32
+
+/* What block requests are counted by. */
+struct block_key {
+	u64 cgroup;    /* that the data belongs to; 0: unknown */
+	u32 operation; /* enum req_op of the running kernel */
+	u32 reserved;
+	u8 disk[DISK_NAME]; /* filled with zeros */
+};
+
+/* A block request on its way. */
+struct block_request {
+	u64 began;    /* CLOCK_MONOTONIC, ns: queued, or issued without that */
+	u64 issued;   /* to the driver, for the last time; 0: not yet */
+	u64 identity; /* tells it from an earlier request at the same address */
+	u64 sector;   /* of 512 bytes; from here on as of the first issue */
+	u32 size;     /* bytes */
+	u32 pid;      /* of the process that queued it */
+	struct block_key key;
+	u8 command[COMMAND_NAME];
+};
+
+struct block_event {
+	struct event_head head;
+	u64 duration; /* ns from the issue to the end */
+	struct block_request request;
+};
+
 /*
  * Where each table of a namespace's SNMP counters begins among its sums. Each has room for more counters than
  * any kernel has so far (in brackets: 7.3); what is beyond is not read.
