@@ -24,6 +24,8 @@ const THRESHOLD: Duration = Duration::from_millis(80);
 const NET_RX: u32 = 3;
 /// Vectors in the order of their numbers, as `/proc/softirqs` has them.
 const VECTORS: usize = 10;
+/// Runs that begin or end between two readings.
+const UNDER_WAY: u64 = 8;
 
 /// What one test holds up the others would see.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -150,9 +152,9 @@ fn every_run_is_counted_as_the_kernel_counts_it_and_every_raise_waits_once() {
         let ours = format!("vector {vector}: {counted}");
         assert!(runs[vector] <= after[vector] - before[vector], "{ours}, {after:?} {before:?}");
         assert!(runs[vector] + 2 >= last_seen[vector] - opened[vector], "{ours}, {last_seen:?} {opened:?}");
-        // A run without a wait was raised before the probe, or in the instant in which a batch began.
+        // A run without a wait was raised before the probe.
         let waited = waits[vector] - first[0][vector];
-        assert!(waited <= counted + 2 && waited + counted / 1000 + 4 >= counted, "{ours}, waited {waited}");
+        assert!(waited.abs_diff(counted) <= UNDER_WAY, "{ours}, waited {waited}");
     }
 }
 

@@ -2,29 +2,14 @@
 /*
  * softirq: how long a softirq waits from its raise to its handler, how long the handler runs, and who had the
  * CPU meanwhile. All state is the CPU's own.
- *
- * The kernel takes all pending vectors at once and runs their handlers one after the other (handle_softirqs,
- * kernel/softirq.c). A vector that is raised again before its own turn runs a second time, in the next batch;
- * one that is raised again before the batch begins runs once, and has waited since the first raise.
  */
 #include "kernel.h"
 #include "abi.h"
 #include "account.h"
+#include "batch.h"
 #include "events.h"
 #include "hist.h"
 #include "stretch.h"
-
-struct waiting {
-	u64 raised; /* CLOCK_MONOTONIC, ns; 0: not raised, or before the probe came */
-	u64 again;  /* for the batch after */
-};
-
-struct cpu_state {
-	u64 batch;   /* the batch under way, or the last one, began */
-	u64 entered; /* the handler under way; 0: none */
-	struct waiting vectors[SOFTIRQ_VECTORS];
-	struct stretches stretches;
-};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -98,18 +83,11 @@ int entry_btf(u64 *ctx)
 	u32 vector = (u32)ctx[0] & (SOFTIRQ_VECTORS - 1);
 	struct cpu_state *s = state_of_cpu();
 	u64 now = bpf_ktime_get_ns(), raised;
-	struct waiting *w;
 
 	if (!s)
 		return 0;
-	w = &s->vectors[vector];
-	raised = w->raised;
-	/* A batch has only what was raised before it. */
-	if (raised >= s->batch)
-		s->batch = now;
+	raised = runs(s, vector, now);
 	end_stretch_of_current(&s->stretches, now);
-	w->raised = w->again;
-	w->again = 0;
 	s->entered = now;
 	if (raised)
 		over(&waits, vector, SOFTIRQ_WAIT, raised, now, s);
@@ -121,15 +99,9 @@ int raise_btf(u64 *ctx)
 {
 	u32 vector = (u32)ctx[0] & (SOFTIRQ_VECTORS - 1);
 	struct cpu_state *s = state_of_cpu();
-	struct waiting *w;
 
-	if (!s)
-		return 0;
-	w = &s->vectors[vector];
-	if (!w->raised)
-		w->raised = bpf_ktime_get_ns();
-	else if (w->raised < s->batch && !w->again)
-		w->again = bpf_ktime_get_ns();
+	if (s)
+		is_raised(s, vector, bpf_ktime_get_ns());
 	return 0;
 }
 
