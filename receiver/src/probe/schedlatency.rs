@@ -1,4 +1,5 @@
-//! How long tasks wait for a CPU, by container, and who ran instead.
+//! How long tasks wait for a CPU, by container, and who ran instead: on the CPU that they got in the end. A container that is
+//! held off by its own limit waits too.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! How long softirqs wait and run, and who is in their way: the part of interrupts that takes packets from the devices, ends
-//! timers and completes block requests.
+//! timers and completes block requests. What keeps interrupts off altogether delays the raise itself, and is not seen here.
 
 use std::time::Duration;
 
