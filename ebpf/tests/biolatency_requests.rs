@@ -79,6 +79,14 @@ fn sum(table: &Table<block_key, histogram>, disk: &Disk, wanted: impl Fn(&block_
     sum
 }
 
+/// Entries of requests of a disk.
+fn under_way(probe: &Probe, disk: &Disk) -> u32 {
+    let mut entries = 0;
+    let add = |_: &u64, request: &block_request| entries += u32::from(text(&request.key.disk) == disk.name);
+    probe.requests.for_each(add).unwrap();
+    entries
+}
+
 fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()
 }
@@ -212,10 +220,7 @@ fn every_request_is_counted_once_under_its_cgroup_operation_and_disk() {
             },
         )
     });
-    let mut left = 0;
-    let add = |_: &u64, request: &block_request| left += u32::from(text(&request.key.disk) == disk.name);
-    probe.requests.for_each(add).unwrap();
-    assert_eq!(left, 0, "requests that have ended");
+    assert_eq!(under_way(&probe, &disk), 0);
 }
 
 #[test]
@@ -256,6 +261,19 @@ fn write(device: &str, offset: u64) {
     file.write_all_at(&Block([0; BLOCK]).0, offset).unwrap();
 }
 
+/// Writes blocks that far from each other, all at once while the device is held up, and waits for them.
+fn write_held(slow: &Slow, blocks: u64, distance: u64) {
+    let device = slow.disk().device();
+    std::thread::scope(|scope| {
+        slow.hold(|| {
+            for n in 0..blocks {
+                let device = &device;
+                scope.spawn(move || write(device, n * distance));
+            }
+        });
+    });
+}
+
 #[test]
 fn requests_beyond_what_the_device_takes_at_once_are_queued_until_it_goes_on() {
     if !can_load() {
@@ -266,16 +284,33 @@ fn requests_beyond_what_the_device_takes_at_once_are_queued_until_it_goes_on() {
     fs::write(format!("/sys/block/{}/queue/scheduler", disk.name), "mq-deadline").unwrap();
     let probe = Probe::open();
     let wanted = DEPTH + 32;
-    std::thread::scope(|scope| {
-        slow.hold(|| {
-            // Apart from each other, so that none is merged.
-            (0..wanted).for_each(|n| drop(scope.spawn(move || write(&disk.device(), n * 65536))));
-        });
-    });
+    // Apart from each other, so that none is merged.
+    write_held(&slow, wanted, 65536);
     let waits = sum(&probe.waits, disk, |key| key.operation == WRITE);
     let low = |bucket: usize| (f64::from(Range::LATENCY.lowest + bucket as i32) / 4.0).exp2();
     let long = |(bucket, _): &(usize, &u64)| low(*bucket) >= 0.1;
     let queued: u64 = waits.buckets.iter().enumerate().filter(long).map(|(_, count)| count).sum();
     assert_eq!((waits.count(), queued), (wanted, wanted - DEPTH), "{waits:?}");
     assert_eq!(sum(&probe.durations, disk, |key| key.operation == WRITE).count(), wanted);
+}
+
+#[test]
+fn requests_that_are_merged_while_they_are_queued_are_counted_as_one() {
+    if !can_load() {
+        return;
+    }
+    let slow = Slow::new();
+    let disk = slow.disk();
+    fs::write(format!("/sys/block/{}/queue/scheduler", disk.name), "mq-deadline").unwrap();
+    let probe = Probe::open();
+    let before = disk.ended();
+    let blocks = 3 * DEPTH;
+    write_held(&slow, blocks, BLOCK as u64);
+    let writes = || disk.ended()[1] - before[1];
+    eventually("the kernel counts as many", || {
+        sum(&probe.durations, disk, |key| key.operation == WRITE).count() == writes()
+    });
+    assert!(writes() < blocks, "none was merged: {}", writes());
+    assert_eq!(sum(&probe.waits, disk, |key| key.operation == WRITE).count(), writes());
+    assert_eq!(under_way(&probe, disk), 0);
 }

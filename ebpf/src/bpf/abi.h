@@ -266,7 +266,7 @@ struct block_key {
 struct block_request {
 	u64 began;    /* CLOCK_MONOTONIC, ns: queued, or issued without that */
 	u64 issued;   /* to the driver, for the last time; 0: not yet */
-	u64 identity; /* tells it from an earlier request at the same address */
+	u64 identity; /* when the kernel made it; tells it from an earlier one at the address */
 	u64 sector;   /* of 512 bytes; from here on as of the first issue */
 	u32 size;     /* bytes */
 	u32 pid;      /* of the process that queued it */

@@ -42,6 +42,12 @@ static __always_inline struct request *request_of(u64 *ctx)
 	return (void *)(queue_first ? ctx[1] : ctx[0]);
 }
 
+/* A later request at the address started later; one that takes up another takes over an earlier start. */
+static __always_inline int is_of(const struct block_request *r, struct request *rq)
+{
+	return BPF_CORE_READ(rq, start_time_ns) <= r->identity;
+}
+
 /* The entry of a request that begins now; NULL, and counted, when there is no room. */
 static __always_inline struct block_request *begin(struct request *rq, u64 now)
 {
@@ -93,7 +99,7 @@ int complete_btf(u64 *ctx)
 		return 0;
 	r = *entry;
 	bpf_map_delete_elem(&requests, &key);
-	if (r.issued >= r.began && r.issued <= now && r.identity == BPF_CORE_READ(rq, start_time_ns))
+	if (r.issued >= r.began && r.issued <= now && is_of(&r, rq))
 		over(&r, now);
 	return 0;
 }
@@ -114,7 +120,7 @@ int issue_btf(u64 *ctx)
 	u64 now = bpf_ktime_get_ns(), key = (u64)rq;
 	struct block_request *r = bpf_map_lookup_elem(&requests, &key);
 
-	if (!r || r->identity != BPF_CORE_READ(rq, start_time_ns))
+	if (!r || !is_of(r, rq))
 		r = begin(rq, now);
 	if (!r)
 		return 0;
@@ -134,7 +140,7 @@ int insert_btf(u64 *ctx)
 	struct block_request *r = bpf_map_lookup_elem(&requests, &key);
 
 	/* One that the driver gave back is queued again. */
-	if (!r || r->identity != BPF_CORE_READ(rq, start_time_ns))
+	if (!r || !is_of(r, rq))
 		begin(rq, bpf_ktime_get_ns());
 	return 0;
 }
