@@ -16,6 +16,8 @@ macro_rules! object {
 }
 
 impl Object {
+    /// Block requests: how long they are queued and take.
+    pub const BIOLATENCY: Self = object!("biolatency", optional: &["block_rq_merge"]);
     /// The SNMP counters of all network namespaces.
     pub const COUNTERS: Self = object!("counters", optional: &[]);
     /// UDP by peer.
@@ -32,6 +34,10 @@ impl Object {
     pub const SOCKETS: Self = object!("sockets", optional: &[]);
     /// The same with traffic by peer.
     pub const FLOWS: Self = object!("flows", optional: &[]);
+    /// Tasks that wait for a CPU.
+    pub const SCHEDLATENCY: Self = object!("schedlatency", optional: &[]);
+    /// Softirqs: how long they wait and run.
+    pub const SOFTIRQ: Self = object!("softirq", optional: &[]);
     /// Segments that TCP sends again.
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
 }

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use jitterscope::probe::{PROBES, homes::homes};
+use jitterscope::probe::{Definition, PROBES, homes::homes};
 use jitterscope::round::counters::Parser;
 use jitterscope_integration::collector::Collector;
 use jitterscope_integration::containerd::Containerd;
@@ -34,6 +35,9 @@ type Problems = BTreeSet<String>;
 
 /// Longer than TCP waits before it sends a connection request again.
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Probes that do not run by default, and have something to tell on any machine once everything is slow to them.
+const MEASURING: [&str; 3] = ["softirq", "schedlatency", "biolatency"];
 
 /// What the receiver's own telemetry is about.
 const ITSELF: [&Entity; 2] = [&entity::SERVICE_INSTANCE, &entity::PROCESS];
@@ -209,18 +213,19 @@ fn is_of_other_kernels(metric: &Metric) -> bool {
     counters.peek().is_some() && counters.all(|home| !has(home.counter))
 }
 
-/// What every default probe that can run on this kernel and the receiver itself declare, by name, as far as this kernel has
-/// it.
+/// What every default probe that can run on this kernel, those that measure, and the receiver itself declare, by name, as far
+/// as this kernel has it.
 fn declared() -> BTreeSet<&'static str> {
     let runnable = runnable().unwrap();
     let can_run = |name: &str| runnable.iter().any(|runnable| runnable == name);
     // All but two, which need a kernel module and a device, run wherever this test does.
     let may_be_absent = |name: &str| matches!(name, "ipvs" | "rdma");
     assert!(PROBES.iter().all(|probe| may_be_absent(probe.name) || can_run(probe.name)), "{runnable:?}");
-    let default = || PROBES.iter().filter(|probe| probe.default && can_run(probe.name));
-    let metrics = default().flat_map(|probe| probe.metrics).filter(|metric| !is_of_other_kernels(metric));
+    let runs = |probe: &Definition| probe.default || MEASURING.contains(&probe.name);
+    let running = || PROBES.iter().filter(|probe| runs(probe) && can_run(probe.name));
+    let metrics = running().flat_map(|probe| probe.metrics).filter(|metric| !is_of_other_kernels(metric));
     let metrics = metrics.map(|metric| metric.name);
-    let events = default().flat_map(|probe| probe.events).map(|event| event.name);
+    let events = running().flat_map(|probe| probe.events).map(|event| event.name);
     let is_own = |entity: &&Entity| ITSELF.contains(entity);
     let own = METRICS.iter().filter(|metric| metric.entities.iter().any(is_own));
     metrics.chain(events).chain(own.map(|metric| metric.name)).collect()
@@ -249,6 +254,13 @@ fn make_connections(netns: &Netns) -> anyhow::Result<()> {
     })
 }
 
+/// A request of a disk, wherever one holds the files.
+fn write_through() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[0; 4096]).unwrap();
+    file.sync_all().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     if !requirements::met(&["ip", "nft", "tc", "containerd", "runc", "ctr"]) {
@@ -272,21 +284,19 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     netns.refuse("input", "ct state invalid").unwrap();
     netns.sh("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=3600").unwrap();
     let socket = format!("entities.cri=unix://{}", containerd.socket().display());
-    let mut receiver = Receiver::start(&[
-        "--endpoint",
-        &collector.endpoint(),
-        "--set",
-        &socket,
-        "--set",
-        "probes.packetloss.stack=true",
-        "--set",
-        "probes.conntrack.census=true",
-    ])
-    .unwrap();
+    let mut settings =
+        vec![socket, "probes.packetloss.stack=true".to_owned(), "probes.conntrack.census=true".to_owned()];
+    settings.extend(MEASURING.map(|probe| format!("probes.{probe}.enabled=true")));
+    settings.extend(MEASURING.map(|probe| format!("probes.{probe}.threshold=0ms")));
+    let endpoint = collector.endpoint();
+    let mut arguments = vec!["--endpoint", &endpoint];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let mut receiver = Receiver::start(&arguments).unwrap();
     for family in Family::BOTH {
         flood(&netns, (family.loopback(), CLOSED_PORT).into(), 10).unwrap();
     }
     make_connections(&netns).unwrap();
+    write_through();
     let declared = declared();
     poll::until("every declared signal", || {
         let arrived = arrived(&collector.received().unwrap());

@@ -1,5 +1,8 @@
 //! What a probe is: the `Probe` trait, its `Definition`, and `PROBES`, the only list of probes.
 
+mod biolatency;
+mod cgroups;
+mod command;
 mod connection;
 mod conntrack;
 mod conntrackevents;
@@ -18,7 +21,9 @@ pub mod packetloss;
 mod pressure;
 mod qdisc;
 mod rdma;
+mod schedlatency;
 mod sock;
+mod softirq;
 mod softnet;
 mod sums;
 pub mod task;
@@ -51,6 +56,9 @@ pub const PROBES: &[&Definition] = &[
     &tcpretrans::DEFINITION,
     &tcpreset::DEFINITION,
     &tcpconnect::DEFINITION,
+    &softirq::DEFINITION,
+    &schedlatency::DEFINITION,
+    &biolatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

@@ -207,6 +207,79 @@ struct connect_event {
 	u32 error;    /* errno; 0: the application gave up */
 	u32 attempts; /* requests sent */
 };
+#define COMMAND_NAME 16
+/* A power of two; the kernel has 10 (include/linux/interrupt.h). */
+#define SOFTIRQ_VECTORS 16
+
+enum softirq_stage {
+	SOFTIRQ_WAIT = 1, /* from the raise to the beginning of the handler */
+	SOFTIRQ_RUN = 2,  /* from there to its end */
+};
+
+/* Who had a CPU for a while: a softirq's handler, else a task. */
+struct stretch {
+	u64 from; /* CLOCK_MONOTONIC, ns */
+	u64 to;
+	u32 handler; /* its vector, plus one; 0: a task */
+	u32 pid;     /* of the task's process; 0: the CPU was idle */
+	u8 command[COMMAND_NAME];
+};
+
+struct softirq_event {
+	struct event_head head;
+	u64 duration;	       /* ns that the stage took */
+	struct stretch holder; /* of a wait: who had the CPU the longest meanwhile; all zero: unknown */
+	u32 vector;
+	u32 stage; /* enum softirq_stage */
+	u32 cpu;
+	u32 reserved;
+};
+
+/* A task that waits for a CPU. */
+struct runnable {
+	u64 since;     /* CLOCK_MONOTONIC, ns */
+	u64 preempted; /* 1: it was running before; 0: it was woken */
+};
+
+struct scheduler_event {
+	struct event_head head;
+	u64 wait;		/* ns */
+	struct stretch instead; /* who had the CPU the longest meanwhile; all zero: unknown */
+	u32 pid;		/* of the task's process */
+	u32 cpu;		/* that it got */
+	u32 preempted;
+	u32 reserved;
+	u8 command[COMMAND_NAME];
+};
+
+#define DISK_NAME 32
+
+/* What block requests are counted by. */
+struct block_key {
+	u64 cgroup;    /* that the data belongs to; 0: unknown */
+	u32 operation; /* enum req_op of the running kernel */
+	u32 reserved;
+	u8 disk[DISK_NAME]; /* filled with zeros */
+};
+
+/* A block request on its way. */
+struct block_request {
+	u64 began;    /* CLOCK_MONOTONIC, ns: queued, or issued without that */
+	u64 issued;   /* to the driver, for the last time; 0: not yet */
+	u64 identity; /* when the kernel made it; tells it from an earlier one at the address */
+	u64 sector;   /* of 512 bytes; from here on as of the first issue */
+	u32 size;     /* bytes */
+	u32 pid;      /* of the process that queued it */
+	struct block_key key;
+	u8 command[COMMAND_NAME];
+};
+
+struct block_event {
+	struct event_head head;
+	u64 duration; /* ns from the issue to the end */
+	struct block_request request;
+};
+
 /*
  * Where each table of a namespace's SNMP counters begins among its sums. Each has room for more counters than
  * any kernel has so far (in brackets: 7.3); what is beyond is not read.

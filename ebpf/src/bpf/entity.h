@@ -62,12 +62,12 @@ static __always_inline void entity_of(struct entity *e, struct sock *sk)
 	e->cgroup = full ? cgroup_of(full) : 0;
 }
 
-/* Whose events are limited together: those of a namespace; in the host's, those of a cgroup. */
+/* Whose events are limited together: those of a namespace; in the host's, or in none, those of a cgroup. */
 static __always_inline struct entity limited_as(const struct entity *e)
 {
 	struct entity limited = {};
 
-	if (e->netns != host_netns) {
+	if (e->netns && e->netns != host_netns) {
 		limited.netns = e->netns;
 		limited.netns_cookie = e->netns_cookie;
 	} else {

@@ -36,6 +36,9 @@ struct bpf_raw_tracepoint_args {
 	u64 args[2];
 };
 
+/* include/uapi/asm-generic/errno-base.h: the map is full. */
+#define E2BIG 7
+
 #define BPF_ANY			    0
 #define BPF_NOEXIST		    1
 #define BPF_F_NO_PREALLOC	    1
@@ -388,6 +391,14 @@ struct task_struct {
 	struct task_io_accounting ioac;
 	u32 flags;
 	u64 start_boottime;
+	char comm[16];
+	s32 on_cpu;
+	u32 __state;
+};
+
+/* Until 5.13. */
+struct task_struct___v5_13 {
+	volatile long state;
 };
 
 struct dst_entry {

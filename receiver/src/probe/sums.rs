@@ -28,7 +28,13 @@ impl<W, V> Default for Sums<W, V> {
 impl<W: Eq + Hash + Clone, V: Merge + Copy> Sums<W, V> {
     /// Adds the value of one key. Namespaces that the settings leave out have no entity and no points.
     pub(super) fn add(&mut self, round: &Round<'_>, origin: &Origin, what: W, value: &V) {
-        let Some(entity) = round.entity(origin) else { return };
+        if let Some(entity) = round.entity(origin) {
+            self.add_to(entity, what, value);
+        }
+    }
+
+    /// Adds a value to an entity's.
+    pub(super) fn add_to(&mut self, entity: Arc<Entity>, what: W, value: &V) {
         self.0
             .entry((entity.key, what.clone()))
             .and_modify(|sum| sum.value.merge(value))
