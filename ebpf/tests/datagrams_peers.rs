@@ -65,7 +65,7 @@ fn exchange(client: &UdpSocket, server: &UdpSocket, requests: usize, size: usize
     }
 }
 
-/// UDP_SEGMENT, udp(7): what is sent at once is cut into datagrams on its way.
+/// `UDP_SEGMENT`, udp(7): what is sent at once is cut into datagrams on its way.
 fn send_in_segments_of(socket: &UdpSocket, size: libc::c_int) {
     let (value, length) = ((&raw const size).cast(), size_of_val(&size) as libc::socklen_t);
     // SAFETY: `value` points to a live integer of this length.
