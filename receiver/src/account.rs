@@ -69,6 +69,7 @@ pub struct Account {
     seen: AtomicU64,
     suppressed: AtomicU64,
     lost: AtomicU64,
+    overflow: AtomicU64,
     exported: AtomicU64,
     dropped: Drops,
     series: AtomicI64,
@@ -84,6 +85,8 @@ pub struct KernelAccount {
     pub suppressed: u64,
     /// No room in the ring.
     pub lost: u64,
+    /// Counted or measured, and no room for it in the maps: no term of the events' account.
+    pub overflow: u64,
 }
 
 impl Account {
@@ -97,6 +100,7 @@ impl Account {
             seen: AtomicU64::default(),
             suppressed: AtomicU64::default(),
             lost: AtomicU64::default(),
+            overflow: AtomicU64::default(),
             exported: AtomicU64::default(),
             dropped: Drops::default(),
             series: AtomicI64::default(),
@@ -116,6 +120,7 @@ impl Account {
         self.seen.store(base.seen + counted.seen, Relaxed);
         self.suppressed.store(base.suppressed + counted.suppressed, Relaxed);
         self.lost.store(base.lost + counted.lost, Relaxed);
+        self.overflow.store(base.overflow + counted.overflow, Relaxed);
     }
 
     /// The kernel's terms so far.
@@ -124,6 +129,7 @@ impl Account {
             seen: self.seen.load(Relaxed),
             suppressed: self.suppressed.load(Relaxed),
             lost: self.lost.load(Relaxed),
+            overflow: self.overflow.load(Relaxed),
         }
     }
 

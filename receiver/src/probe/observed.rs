@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use jitterscope_ebpf::{Observer, Ring, TableError, Telling, TooShort, abi::entity};
-use jitterscope_semconv::{Metric, attribute::OTEL_METRIC_OVERFLOW};
+use jitterscope_semconv::{Instrument, Metric, attribute::OTEL_METRIC_OVERFLOW};
 use tracing::debug;
 use zerocopy::FromBytes;
 
@@ -40,7 +40,8 @@ pub(super) trait Reading: Send + 'static {
         attached: u64,
     ) -> Result<Vec<Fill>, CollectError>;
 
-    /// The metric whose overflow point tells what found no room in the maps.
+    /// The metric whose overflow point tells what found no room in the maps. A distribution has none, for the durations
+    /// are not known: the probe's account tells how many are missing.
     fn overflows_to(&self) -> &'static Metric;
 
     /// Forgets the counters of entities for which `is_gone`.
@@ -118,9 +119,10 @@ impl<R: Reading> Probe for Observed<R> {
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError> {
         self.fill = self.reading.emit(round, batch, self.attached)?;
         let overflow = self.reading.observer().account()?.overflow;
-        if overflow > 0 {
+        let metric = self.reading.overflows_to();
+        if overflow > 0 && metric.instrument == Instrument::Counter {
             let mut emit = batch.entity(&round.pods.node(), Some(self.attached));
-            emit.counter(self.reading.overflows_to(), &[(&OTEL_METRIC_OVERFLOW, true.into())], overflow);
+            emit.counter(metric, &[(&OTEL_METRIC_OVERFLOW, true.into())], overflow);
         }
         if self.fill.iter().any(|fill| fill.entries > fill.limit / 2) {
             self.make_room(round)?;
@@ -145,9 +147,12 @@ impl<R: Reading> Probe for Observed<R> {
 
     fn account(&self) -> KernelAccount {
         match self.reading.observer().account() {
-            Ok(account) => {
-                KernelAccount { seen: account.seen, suppressed: account.suppressed, lost: account.lost }
-            }
+            Ok(account) => KernelAccount {
+                seen: account.seen,
+                suppressed: account.suppressed,
+                lost: account.lost,
+                overflow: account.overflow,
+            },
             Err(error) => {
                 debug!(%error, "the account of a probe");
                 KernelAccount::default()

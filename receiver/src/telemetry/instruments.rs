@@ -92,6 +92,7 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     kernel(&metric::PROBE_EVENTS_SEEN, |account| account.kernel_terms().seen);
     kernel(&metric::PROBE_EVENTS_SUPPRESSED, |account| account.kernel_terms().suppressed);
     kernel(&metric::PROBE_EVENTS_LOST, |account| account.kernel_terms().lost);
+    kernel(&metric::PROBE_OVERFLOWS, |account| account.kernel_terms().overflow);
     kernel(&metric::PROBE_EVENTS_EXPORTED, Account::exported);
     let dropped = each_probe(observed, |to: U64<'_>, account, probe| {
         has_events(account, || {
