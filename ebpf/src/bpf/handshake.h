@@ -65,22 +65,6 @@ struct {
 	__type(value, u64);
 } failures SEC(".maps");
 
-/* A histogram is larger than the stack: a new one is copied from here. */
-static const struct histogram empty;
-
-static __always_inline struct histogram *histogram_of(void *map, const struct handshake_key *k)
-{
-	struct histogram *h = bpf_map_lookup_elem(map, k);
-
-	if (h)
-		return h;
-	bpf_map_update_elem(map, k, &empty, BPF_NOEXIST);
-	h = bpf_map_lookup_elem(map, k);
-	if (!h)
-		account(overflow);
-	return h;
-}
-
 static __always_inline struct handshake_key key_of(struct sock *sk, u32 role)
 {
 	struct handshake_key k = {.role = role, .family = family_of(sk)};

@@ -10,6 +10,7 @@
 #include "events.h"
 #include "handshake.h"
 #include "hist.h"
+#include "series.h"
 
 static __always_inline void requested(struct sock *sk, u64 now)
 {
@@ -43,7 +44,7 @@ static __always_inline void established(struct sock *sk, u64 now, u32 role)
 	*s = fresh;
 	if (!began || began > now)
 		return;
-	h = histogram_of(&handshakes, &k);
+	h = series_of(&handshakes, &k);
 	if (h)
 		observe(h, now - began);
 }
@@ -77,7 +78,7 @@ static __always_inline void closed(struct sock *sk, int old, u64 now)
 		failed(sk, s, now);
 	} else if (s->established) {
 		k = key_of(sk, s->role);
-		h = histogram_of(&lifetimes, &k);
+		h = series_of(&lifetimes, &k);
 		if (h)
 			observe_within(h, now - s->began, lifetime_bounds);
 	}
