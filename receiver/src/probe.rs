@@ -13,7 +13,9 @@ mod ip;
 mod ipvs;
 mod machine;
 mod netdev;
+mod netiftxlatency;
 mod observed;
+mod packet;
 pub mod packetloss;
 mod pressure;
 mod qdisc;
@@ -51,6 +53,7 @@ pub const PROBES: &[&Definition] = &[
     &tcpretrans::DEFINITION,
     &tcpreset::DEFINITION,
     &tcpconnect::DEFINITION,
+    &netiftxlatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,
