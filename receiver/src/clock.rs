@@ -33,7 +33,8 @@ impl Clock {
     }
 }
 
-fn nanoseconds(time: Timespec) -> u64 {
+/// A time as one number; none of the clocks that we read is before its zero.
+pub(crate) fn nanoseconds(time: Timespec) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 

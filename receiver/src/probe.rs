@@ -16,7 +16,9 @@ mod ip;
 mod ipvs;
 mod machine;
 mod netdev;
+mod netiftxlatency;
 mod observed;
+mod packet;
 pub mod packetloss;
 mod pressure;
 mod qdisc;
@@ -59,6 +61,7 @@ pub const PROBES: &[&Definition] = &[
     &softirq::DEFINITION,
     &schedlatency::DEFINITION,
     &biolatency::DEFINITION,
+    &netiftxlatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

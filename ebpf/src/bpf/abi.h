@@ -144,6 +144,40 @@ struct drop_event {
 	u64 stack[STACK_DEPTH];
 };
 
+/* Where a packet comes from and goes to. */
+struct packet_ends {
+	u8 source_address[16]; /* network order; IPv4 in the first four bytes */
+	u8 destination_address[16];
+	u16 source_port; /* host order; both 0: it has none, or they could not be read */
+	u16 destination_port;
+	u8 family;   /* 4, 6, or 0 for anything but IP */
+	u8 protocol; /* IP protocol number */
+	u8 reserved[2];
+};
+
+/* What packets that leave by an interface are told apart by. */
+struct transmit_key {
+	struct entity entity;
+	u8 interface[INTERFACE_NAME]; /* NUL-terminated, zero-filled */
+	u8 family;		      /* 4, 6, or 0 for anything but IP */
+	u8 host;		      /* 1: an interface of the host, on behalf of the entity */
+	u8 reserved[6];
+};
+
+enum transmit_stage {
+	TRANSMIT_QUEUED = 1, /* in the interface's queue */
+	TRANSMIT_DRIVER = 2, /* in its driver's hands */
+};
+
+struct transmit_event {
+	u64 time;     /* CLOCK_BOOTTIME, ns */
+	u64 duration; /* ns */
+	struct transmit_key key;
+	struct packet_ends ends;
+	u32 length; /* bytes from the link header on, as the kernel holds them */
+	u32 stage;  /* enum transmit_stage */
+};
+
 /* Why a segment was sent again. */
 enum retransmit_type {
 	RETRANSMIT_TIMEOUT = 1, /* after a retransmission timeout */

@@ -190,6 +190,14 @@ static __always_inline void parse_ports(const struct packet *p, u16 *source, u16
 	*destination = bpf_ntohs(ports[1]);
 }
 
+static __always_inline void parse_ends(const struct packet *p, struct packet_ends *e)
+{
+	e->family = p->family;
+	e->protocol = p->protocol;
+	parse_addresses(p, e->source_address, e->destination_address);
+	parse_ports(p, &e->source_port, &e->destination_port);
+}
+
 static __always_inline void parse_transport(const struct packet *p, struct drop_event *e)
 {
 	parse_ports(p, &e->source_port, &e->destination_port);

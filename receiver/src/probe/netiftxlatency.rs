@@ -1,0 +1,196 @@
+//! How long packets wait in the queue of the interface that they leave by, and how long its driver takes to accept them.
+
+use std::time::Duration;
+
+use jitterscope_ebpf::{
+    Object, Observer, ObserverOptions, Table, TableError,
+    abi::{INTERFACE_NAME, TRANSMIT_QUEUED, entity, histogram, transmit_event, transmit_key},
+    histogram::Range,
+};
+use jitterscope_semconv::{Metric, attribute as key, event as events, metric, value::NetworkType};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    connection::family_name,
+    machine::EBPF_CAPABILITIES,
+    observed::{Fill, Observed, Reading, origin},
+    packet,
+    sums::Sums,
+};
+use crate::{
+    batch::{
+        Batch, Occurrence,
+        attributes::{Pair, key_double, key_value},
+    },
+    clock::{Clock, nanoseconds},
+    round::Round,
+};
+
+/// Packets that leave.
+pub(super) static DEFINITION: Definition = Definition {
+    name: "netiftxlatency",
+    use_when: "packets leave late: how long they wait in which interface's queue, and how long its driver takes",
+    source: Source::Ebpf,
+    overhead: Overhead::Medium,
+    default: false,
+    capabilities: EBPF_CAPABILITIES,
+    options: &[ProbeOption::Events, ProbeOption::Threshold(THRESHOLD)],
+    metrics: &[&metric::QDISC_WAIT, &metric::NETDEV_TRANSMIT_DURATION],
+    events: &[&events::QDISC_SLOW, &events::NETDEV_TRANSMIT_SLOW],
+    open,
+};
+
+/// A user notices a tenth of a second; queues that are kept short on purpose stay at a twentieth of it.
+const THRESHOLD: Duration = Duration::from_millis(100);
+/// Most series of each metric: both families on three interfaces of 250 pods.
+const SERIES: u32 = 2048;
+/// Most packets in all queues: some sixteen that are full (`txqueuelen` is 1000).
+const QUEUED: u32 = 16384;
+
+/// Nanoseconds after which a packet is not believed to wait any more: the histogram's last bucket begins there.
+const LONGEST: u64 = 107_634_741_152;
+
+struct NetifTxLatency {
+    observer: Observer,
+    waits: Table<transmit_key, histogram>,
+    durations: Table<transmit_key, histogram>,
+    queue: Table<u64, [u64; 3]>,
+}
+
+fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
+    let latency = Range::LATENCY.bounds();
+    let options = ObserverOptions {
+        constants: &[latency.constant()],
+        entries: &[("waits", SERIES), ("durations", SERIES), ("queue", QUEUED)],
+        ..ObserverOptions::new(opening.machine.host_netns()?)
+    };
+    let observer = Observer::open(&Object::NETIFTXLATENCY, opening.machine.kernel()?, &options)?;
+    let probe = NetifTxLatency {
+        waits: observer.loaded().table("waits")?,
+        durations: observer.loaded().table("durations")?,
+        queue: observer.loaded().table("queue")?,
+        observer,
+    };
+    // What was freed before the hooks for that were attached is forgotten.
+    probe.queue.retain(|_, _| false)?;
+    Observed::start(probe, opening)
+}
+
+impl NetifTxLatency {
+    /// How many packets wait. One whose end no hook has seen is forgotten some time.
+    fn queued(&self) -> Result<usize, TableError> {
+        let now = nanoseconds(clock_gettime(ClockId::Monotonic));
+        let mut waiting = 0;
+        self.queue.retain(|_, [since, ..]| {
+            let stays = now.saturating_sub(*since) < LONGEST;
+            waiting += usize::from(stays);
+            stays
+        })?;
+        Ok(waiting)
+    }
+}
+
+impl Reading for NetifTxLatency {
+    type Record = transmit_event;
+
+    fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    fn observer_mut(&mut self) -> &mut Observer {
+        &mut self.observer
+    }
+
+    fn emit(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Vec<Fill>, CollectError> {
+        let mut fill = Vec::new();
+        for (map, table, metric) in [
+            ("waits", &self.waits, &metric::QDISC_WAIT),
+            ("durations", &self.durations, &metric::NETDEV_TRANSMIT_DURATION),
+        ] {
+            let mut sums = Sums::default();
+            let entries =
+                table.for_each(|key, times| sums.add(round, &origin(&key.entity), What::of(key), times))?;
+            for sum in sums {
+                let mut emit = batch.entity(&sum.entity, Some(attached));
+                emit.histogram(metric, &sum.what.attributes(), Range::LATENCY, &sum.value);
+            }
+            fill.push(Fill { map, entries, limit: SERIES as usize });
+        }
+        // Packets leave by themselves: there is no room to be made.
+        fill.push(Fill { map: "queue", entries: self.queued()?, limit: usize::MAX });
+        Ok(fill)
+    }
+
+    fn overflows_to(&self) -> &'static Metric {
+        &metric::QDISC_WAIT
+    }
+
+    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
+        self.waits.retain(|key, _| !is_gone(&key.entity))?;
+        self.durations.retain(|key, _| !is_gone(&key.entity)).map(drop)
+    }
+
+    fn occurrence(&mut self, record: &transmit_event, clock: &Clock) -> Occurrence {
+        let seconds = record.duration as f64 / 1e9;
+        let what = What::of(&record.key);
+        let mut facts = packet::attributes(&record.ends);
+        facts.push(key_double(&key::PACKET_DELAY, seconds));
+        facts.push(key_value(&key::PACKET_SIZE, i64::from(record.length)));
+        facts.push(key_value(&key::NETWORK_INTERFACE_NAME, what.interface.as_str()));
+        facts.extend(what.host.then(|| key_value(&key::NETNS_HOST, true)));
+        let (event, did) = if record.stage == TRANSMIT_QUEUED {
+            (&events::QDISC_SLOW, "waited in the queue of")
+        } else {
+            (&events::NETDEV_TRANSMIT_SLOW, "was in the hands of the driver of")
+        };
+        Occurrence {
+            event,
+            time_unix_nano: clock.at_boot(record.time),
+            origin: origin(&record.key.entity),
+            body: format!(
+                "{}: {did} {}{} for {seconds:.3} s",
+                packet::sentence(&record.ends),
+                if what.host { "the node's " } else { "" },
+                what.interface
+            ),
+            attributes: facts,
+        }
+    }
+}
+
+/// What packets are told apart by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct What {
+    interface: String,
+    family: Option<NetworkType>,
+    host: bool,
+}
+
+impl What {
+    fn of(key: &transmit_key) -> Self {
+        Self {
+            interface: interface_name(&key.interface),
+            family: family_name(key.family),
+            host: key.host != 0,
+        }
+    }
+
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        let mut attributes: Vec<Pair<'_>> =
+            vec![(&key::NETWORK_INTERFACE_NAME, self.interface.as_str().into())];
+        attributes.extend(self.family.map(|name| (&key::NETWORK_TYPE, name.as_str().into())));
+        attributes.extend(self.host.then(|| (&key::NETNS_HOST, true.into())));
+        attributes
+    }
+}
+
+fn interface_name(bytes: &[u8; INTERFACE_NAME as usize]) -> String {
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
