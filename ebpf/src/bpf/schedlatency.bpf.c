@@ -13,6 +13,7 @@
 #include "hist.h"
 #include "series.h"
 #include "stretch.h"
+#include "task.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -35,14 +36,13 @@ struct {
 	__type(value, struct histogram);
 } waits SEC(".maps");
 
-/* Tasks are read as the verifier knows them, for helpers that read memory cost more than all else here. */
 static __always_inline int can_run(struct task_struct *task)
 {
 	struct task_struct___v5_13 *old = (void *)task;
 
 	if (bpf_core_field_exists(task->__state))
-		return !task->__state;
-	return !old->state;
+		return !BPF_CORE_READ(task, __state);
+	return !BPF_CORE_READ(old, state);
 }
 
 static __always_inline void waits_from(struct task_struct *task, u64 now, u64 preempted)
@@ -68,7 +68,7 @@ static __always_inline void tell(struct task_struct *task, u64 cgroup, const str
 	if (cpu)
 		longest_since(&e->instead, cpu, r->since);
 	e->wait = now - r->since;
-	e->pid = task->tgid;
+	e->pid = BPF_CORE_READ(task, tgid);
 	e->cpu = bpf_get_smp_processor_id();
 	e->preempted = r->preempted;
 	bpf_core_read(e->command, sizeof(e->command), &task->comm);
@@ -88,7 +88,7 @@ static __always_inline void runs(struct task_struct *task, u64 now)
 	bpf_map_delete_elem(&runnable, &key);
 	if (r.since > now)
 		return;
-	cgroup = task->cgroups->dfl_cgrp->kn->id;
+	cgroup = cgroup_id(cgroup_of_task(task));
 	h = series_of(&waits, &cgroup);
 	if (h)
 		observe(h, now - r.since);
@@ -110,7 +110,7 @@ int switch_btf(u64 *ctx)
 		end_stretch_of_task(cpu, prev, now);
 	runs(next, now);
 	/* The idle task gives way to everybody and waits for nothing. */
-	if (!prev->tgid)
+	if (!BPF_CORE_READ(prev, tgid))
 		return 0;
 	if (ctx[0] || can_run(prev))
 		waits_from(prev, now, 1);
@@ -125,7 +125,7 @@ int wakeup_btf(u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[0];
 
-	if (!task->on_cpu)
+	if (!BPF_CORE_READ(task, on_cpu))
 		waits_from(task, bpf_ktime_get_ns(), 0);
 	return 0;
 }
