@@ -241,7 +241,7 @@ fn check(event: &transmit_event, family: u8, frame: usize) {
     assert_eq!((event.stage, event.key.host, event.key.family), (TRANSMIT_QUEUED, 0, family));
     assert_eq!((event.ends.protocol, event.ends.destination_port), (17, PORT));
     assert!(event.ends.source_port != 0 && event.duration >= THRESHOLD.as_nanos() as u64);
-    assert_eq!(event.length as usize, frame);
+    assert_eq!(event.length as usize, frame - 14);
     let expected = match Network::address(2, family) {
         std::net::IpAddr::V4(ip) => [&ip.octets()[..], &[0; 12]].concat(),
         std::net::IpAddr::V6(ip) => ip.octets().to_vec(),

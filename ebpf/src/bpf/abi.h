@@ -174,7 +174,7 @@ struct transmit_event {
 	u64 duration; /* ns */
 	struct transmit_key key;
 	struct packet_ends ends;
-	u32 length; /* bytes from the link header on, as the kernel holds them */
+	u32 length; /* bytes from the network header on, as the kernel holds them */
 	u32 stage;  /* enum transmit_stage */
 };
 

@@ -121,7 +121,7 @@ static __always_inline void look_at_outgoing(struct transmission *t, struct sk_b
 	t->key.host = o.host;
 	bpf_probe_read_kernel_str(t->key.interface, sizeof(t->key.interface), dev->name);
 	parse_ends(&p, &t->ends);
-	t->length = p.length;
+	t->length = p.length - (u32)(p.network - skb->data);
 }
 
 #endif
