@@ -93,14 +93,17 @@ static __always_inline struct transmission *end_transmission(struct transmission
 /* Takes the packet from the queue, if it is the one that came in. */
 static __always_inline void take_queued(struct queued *taken, struct sk_buff *skb, struct net_device *dev)
 {
-	struct queued *q = bpf_map_lookup_elem(&queue, &skb);
+	/* A number of its own: what a helper has seen of the stack, kernels before 6.18 take for no pointer
+	 * any more. */
+	u64 address = (u64)skb;
+	struct queued *q = bpf_map_lookup_elem(&queue, &address);
 
 	taken->since = 0;
 	if (!q)
 		return;
 	if (q->dev == dev && (q->length == skb->len || q->length + VLAN_TAG == skb->len))
 		*taken = *q;
-	bpf_map_delete_elem(&queue, &skb);
+	bpf_map_delete_elem(&queue, &address);
 }
 
 static __always_inline void look_at_outgoing(struct transmission *t, struct sk_buff *skb,
