@@ -1,8 +1,8 @@
 #!/bin/bash
 # Runs test programs, compiled here, on other kernels: all of kernels.txt, or those named as arguments. The programs are
 # those whose name begins with the regular expression JITTERSCOPE_VM_TESTS: by default the tests of the packet-loss program
-# (ebpf/tests/packetloss_*.rs), and of IPVS, which a kernel without modules lacks. Other end-to-end tests have deadlines for
-# a real machine, and this one is emulated.
+# (ebpf/tests/packetloss_*.rs), of IPVS, which a kernel without modules lacks, and of which probes can run. Other
+# end-to-end tests have deadlines for a real machine, and this one is emulated.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,7 +13,7 @@ if [ ${#kernels[@]} -eq 0 ]; then
 	mapfile -t kernels < <(awk '/^[0-9]/ { print $1 }' "$here/kernels.txt")
 fi
 
-tests=${JITTERSCOPE_VM_TESTS:-(packetloss_|ipvs-)}
+tests=${JITTERSCOPE_VM_TESTS:-(packetloss_|ipvs-|kernel_states-)}
 
 # The receiver, for tests that start it; then cargo's list of test programs.
 cargo build --workspace

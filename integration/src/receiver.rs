@@ -1,5 +1,6 @@
 //! The built receiver as a process of its own.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -229,6 +230,16 @@ pub fn runnable() -> Result<Vec<String>> {
     let can_run = |probe: &&Value| probe["can_run"] == true;
     let name = |probe: &Value| Some(probe["name"].as_str()?.to_owned());
     Ok(listed()?.iter().filter(can_run).filter_map(name).collect())
+}
+
+/// The probes that the built receiver cannot run on this kernel, with the reasons, as `jitterscope probes` tells.
+///
+/// # Errors
+/// It cannot run at all.
+pub fn skipped() -> Result<BTreeMap<String, String>> {
+    let text = |probe: &Value, key: &str| probe[key].as_str().unwrap_or_default().to_owned();
+    let skipped = |probe: &&Value| probe["can_run"] == false;
+    Ok(listed()?.iter().filter(skipped).map(|probe| (text(probe, "name"), text(probe, "reason"))).collect())
 }
 
 /// What `jitterscope probes` tells of each probe.

@@ -1,0 +1,48 @@
+//! Which probes can run on which kernel, as `jitterscope probes` tells, and why the others cannot: on each kernel of
+//! kernels.txt exactly these.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use jitterscope_integration::receiver::skipped;
+use jitterscope_integration::requirements;
+
+/// A probe that cannot run, and a part of the reason.
+type Skipped = (&'static str, &'static str);
+
+/// What Debian's kernels have as modules that nobody has loaded, and what needs a device.
+const MODULES: &[Skipped] = &[
+    ("conntrack", "nf_conntrack is not loaded"),
+    ("conntrackevents", "nf_conntrack is not loaded"),
+    ("ipvs", "ip_vs is not loaded"),
+    ("rdma", "no RDMA device"),
+];
+
+/// On 5.10 tracing programs have no storage with sockets (5.11) and no atomic exchange (5.12).
+const STORAGE: &[Skipped] = &[
+    ("flow", "no hook task_file: iter: the kernel refused to load it"),
+    ("tcpconnect", "no hook inet_sock_set_state: tp_btf: the kernel refused to load it"),
+];
+
+/// Beginnings of the releases of kernels.txt, and what is missing there.
+const KERNELS: [(&str, &[&[Skipped]]); 4] =
+    [("5.10.", &[MODULES, STORAGE]), ("6.1.", &[MODULES]), ("6.12.", &[MODULES]), ("7.3.", &[MODULES])];
+
+#[test]
+fn probes_that_cannot_run_here_are_those_whose_hooks_the_kernel_lacks() {
+    if !requirements::met(&[]) {
+        return;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let found = skipped().unwrap();
+    // On a kernel that is in no list every skip must have a reason all the same.
+    assert!(found.values().all(|reason| !reason.is_empty()), "{found:?}");
+    let Some((_, missing)) = KERNELS.iter().find(|(begins, _)| release.starts_with(begins)) else {
+        return;
+    };
+    let missing: BTreeMap<&str, &str> = missing.iter().copied().flatten().copied().collect();
+    assert_eq!(found.keys().collect::<Vec<_>>(), missing.keys().collect::<Vec<_>>(), "{found:#?}");
+    for (probe, reason) in missing {
+        assert!(found[probe].contains(reason), "{probe}: {}", found[probe]);
+    }
+}
