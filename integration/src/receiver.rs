@@ -242,6 +242,20 @@ pub fn skipped() -> Result<BTreeMap<String, String>> {
     Ok(listed()?.iter().filter(skipped).map(|probe| (text(probe, "name"), text(probe, "reason"))).collect())
 }
 
+/// What `jitterscope once` prints of one probe alone; the inner error is why it cannot run here, with its exit code.
+///
+/// # Errors
+/// The receiver is not built, or prints no OTLP/JSON.
+pub fn once(probe: &str) -> Result<Result<Telemetry, (ExitStatus, String)>> {
+    let output = Command::new(binary()?).args(["once", probe, "--format", "json"]).output()?;
+    if !output.status.success() {
+        return Ok(Err((output.status, String::from_utf8(output.stderr)?)));
+    }
+    let mut telemetry = Telemetry::default();
+    String::from_utf8(output.stdout)?.lines().try_for_each(|line| telemetry.read_line(line))?;
+    Ok(Ok(telemetry))
+}
+
 /// What `jitterscope probes` tells of each probe.
 fn listed() -> Result<Vec<Value>> {
     let listed = run(Command::new(binary()?).args(["probes", "--format", "json"]))?;

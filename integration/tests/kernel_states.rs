@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use jitterscope_integration::receiver::skipped;
+use jitterscope::probe::PROBES;
+use jitterscope_integration::receiver::{once, skipped};
 use jitterscope_integration::requirements;
 
 /// A probe that cannot run, and a part of the reason.
@@ -44,5 +45,28 @@ fn probes_that_cannot_run_here_are_those_whose_hooks_the_kernel_lacks() {
     assert_eq!(found.keys().collect::<Vec<_>>(), missing.keys().collect::<Vec<_>>(), "{found:#?}");
     for (probe, reason) in missing {
         assert!(found[probe].contains(reason), "{probe}: {}", found[probe]);
+    }
+}
+
+#[test]
+fn every_probe_works_alone_or_says_what_is_missing() {
+    if !requirements::met(&[]) {
+        return;
+    }
+    let skipped = skipped().unwrap();
+    for probe in PROBES {
+        match (once(probe.name).unwrap(), skipped.get(probe.name)) {
+            (Ok(telemetry), None) => {
+                let own = |name: &str| probe.metrics.iter().any(|metric| metric.name == name);
+                let foreign: Vec<&str> =
+                    telemetry.metrics().map(|(_, metric)| &*metric.name).filter(|name| !own(name)).collect();
+                assert_eq!(foreign, [""; 0], "{}", probe.name);
+            }
+            (Err((status, told)), Some(reason)) => {
+                assert_eq!(status.code(), Some(69), "{}: {told}", probe.name);
+                assert!(told.contains(reason.as_str()), "{}: {told}", probe.name);
+            }
+            (found, expected) => panic!("{}: {found:?}, {expected:?}", probe.name),
+        }
     }
 }
