@@ -225,7 +225,9 @@ fn wait_in_queue(network: &Network, probe: &mut Probe, family: u8) -> bool {
     let longest = told.iter().map(|event| event.duration).max().unwrap_or_default();
     assert!(longest as f64 / 1e9 <= arrivals.last().unwrap().as_secs_f64() * 1.05, "{longest} {arrivals:?}");
     let arrived: f64 = arrivals.iter().map(Duration::as_secs_f64).sum();
-    assert!(waited <= arrived * 1.05, "{waited} {arrived}");
+    // Each packet of neighbour discovery that was among them waited no longer than the longest.
+    let others = waits.count().saturating_sub(50) as f64 * longest as f64 / 1e9;
+    assert!(waited <= arrived * 1.05 + others, "{waited} {arrived} {others}");
     if !came || !emptied {
         return false;
     }
