@@ -12,9 +12,9 @@ use jitterscope_semconv::{attribute as key, event, metric};
 /// Direct writes of the container that writes.
 const WRITES: u64 = 100;
 
-/// Waits for lines in a pipe, and does something for each.
+/// Waits for lines in a pipe, which it keeps open both ways so that none is lost, and does something for each.
 fn script(work: &str) -> String {
-    format!("b=/bin/busybox; $b mkfifo /f; while true; do read go </f; {work}; done")
+    format!("b=/bin/busybox; $b mkfifo /f; exec 3<>/f; while read go <&3; do {work}; done")
 }
 
 /// Lets a container's process go once: opening the pipe waits for it.

@@ -22,12 +22,10 @@ use jitterscope_semconv::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{
-    CollectError, Definition, Opening, Overhead, Probe, Skip, Source, Usage, machine::EBPF_CAPABILITIES,
-};
+use super::{CollectError, Definition, Opening, Overhead, Probe, Skip, Source, Usage};
 use crate::{
     batch::{Batch, Emitter, attributes::Pair},
-    clock::Clock,
+    clock::{Clock, nanoseconds},
     pods::{Address, Entity, EntityKind, Netns, Origin},
     round::{
         Round,
@@ -42,7 +40,8 @@ pub(super) static DEFINITION: Definition = Definition {
     source: Source::Ebpf,
     overhead: Overhead::Medium,
     default: false,
-    capabilities: EBPF_CAPABILITIES,
+    // The last one is for datagrams: to attach to cgroups.
+    capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
     options: &[],
     metrics: &[&metric::FLOW_IO, &metric::FLOW_PACKETS, &metric::FLOW_RETRANSMITS, &metric::FLOW_RTT],
     events: &[],
@@ -113,7 +112,8 @@ impl Udp {
         }
         if entries > PEERS as usize / 2 {
             let is_gone = |of: &_| peers.round.entity(&origin(of)).is_none();
-            self.program.forget(monotonic(), SILENT, is_gone)?;
+            let now = nanoseconds(clock_gettime(ClockId::Monotonic));
+            self.program.forget(Duration::from_nanos(now), SILENT, is_gone)?;
         }
         Ok(())
     }
@@ -128,12 +128,6 @@ fn counted(traffic: &datagrams) -> flow {
         segments_out: traffic.datagrams_out,
         ..flow::default()
     }
-}
-
-/// Time since boot without suspend, the clock of the program.
-fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Tells of the peers for which there was no room.
