@@ -127,37 +127,56 @@ fn a_storm_of_short_connections_adds_up_to_what_the_interfaces_carried() {
             a.inside(|| drop(TcpStream::connect(address).unwrap()));
         });
         let storm = STORM as u64;
+        let all = |of: u64, each: usize| of + missed(&pass) * each as u64 >= storm * each as u64;
         eventually("all connections have ended", || {
-            pass.pass().unwrap();
-            let client = with(&pass, a, to);
-            let server = with(&pass, b, from);
-            client.sent == storm * REQUEST as u64 && server.received == client.sent && server.segments_in > 0
+            let (client, server) = (with(&pass, a, to), with(&pass, b, from));
+            all(client.sent, REQUEST) && all(server.received, REQUEST)
         });
+        pass.pass().unwrap();
         let (client, server) = (with(&pass, a, to), with(&pass, b, from));
         println!("IPv{family}: client {client:?}\nserver {server:?}");
-        assert_eq!((client.sent, client.received), (storm * REQUEST as u64, storm * ANSWER as u64));
-        assert_eq!((server.sent, server.received), (client.received, client.sent));
+        let missed = missed(&pass);
+        for (found, each) in [
+            (client.sent, REQUEST),
+            (server.received, REQUEST),
+            (client.received, ANSWER),
+            (server.sent, ANSWER),
+        ] {
+            let all = storm * each as u64;
+            assert!(found <= all && all <= found + missed * each as u64, "{found} of {all}, {missed} missed");
+        }
         let now: Vec<u64> = counters.iter().map(|name| segments(a, name)).collect();
         let [incoming, outgoing, again] = [0, 1, 2].map(|i| now[i] - start[i]);
         println!("segments: in {incoming}, out {outgoing}, sent again {again}");
-        assert_eq!(client.retransmits, again);
-        within(client.segments_in, incoming, storm);
-        within(client.segments_out, outgoing + again, storm);
+        assert!(client.retransmits <= again && again <= client.retransmits + missed * SEGMENTS);
+        let unseen = storm + missed * SEGMENTS;
+        within(client.segments_in, incoming, unseen);
+        within(client.segments_out, outgoing + again, unseen);
         let after = device(a);
         let [bytes_in, packets_in, bytes_out, packets_out] = [0, 1, 2, 3].map(|i| after[i] - before[i]);
         println!("eth0: {packets_in} packets in, {bytes_in} bytes; {packets_out} out, {bytes_out}");
-        within(client.segments_in, packets_in, storm);
-        within(client.segments_out, packets_out, storm);
-        if again == 0 {
+        within(client.segments_in, packets_in, unseen);
+        within(client.segments_out, packets_out, unseen);
+        if again + missed == 0 {
             same_bytes(client.received, packets_in, bytes_in, family);
             same_bytes(client.sent, packets_out, bytes_out, family);
         }
     }
 }
 
+/// Ends of connections that the program did not see, and that the kernel says so of: it skips a program for what an
+/// interrupt does on top of it.
+fn missed(pass: &Sockets) -> u64 {
+    let programs = pass.loaded().programs().unwrap();
+    programs.iter().find(|program| program.name == "flow_state").unwrap().recursion_misses
+}
+
+/// More than a connection of the storm sends or gets.
+const SEGMENTS: u64 = 12;
+
 /// What a connection in time-wait sends and gets is nobody's: at most a segment each. A few packets are neighbours'.
-fn within(flow: u64, all: u64, time_wait: u64) {
-    assert!(flow <= all && all <= flow + time_wait + OTHERS, "{flow} of {all}");
+fn within(flow: u64, all: u64, unseen: u64) {
+    assert!(flow <= all && all <= flow + unseen + OTHERS, "{flow} of {all}");
 }
 
 /// Packets of neighbour discovery, and of the connection that ends the server.
