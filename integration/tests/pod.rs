@@ -143,6 +143,16 @@ async fn a_pod_gets_its_names_when_the_runtimes_socket_is_set_while_the_receiver
         assert!(has(&event.resource, key::K8S_POD_UID.key, &pod.uid), "{event:#?}");
         assert!(!event.resource.contains_key(key::K8S_POD_NAME.key), "{event:#?}");
     }
+    let datagrams = |point: &&Point| {
+        has(&point.resource, key::K8S_POD_UID.key, &pod.uid)
+            && point.attributes.contains_key(key::NETWORK_TYPE.key)
+    };
+    // Both families' counters are told without names, too, before there are any.
+    poll::until("the pod's counters", || {
+        let drops = receiver.printed().unwrap().last(metric::PACKET_DROPS.name);
+        (drops.iter().filter(datagrams).count() == 2).then_some(())
+    })
+    .unwrap();
     fs::write(&file, format!("entities: {{cri: \"unix://{}\"}}\n", containerd.socket().display())).unwrap();
     let drops = poll::until("the pod's counters under its names", || {
         let drops = receiver.printed().unwrap().last(metric::PACKET_DROPS.name);
@@ -150,10 +160,6 @@ async fn a_pod_gets_its_names_when_the_runtimes_socket_is_set_while_the_receiver
         drops.iter().any(named).then_some(drops)
     })
     .unwrap();
-    let datagrams = |point: &&Point| {
-        has(&point.resource, key::K8S_POD_UID.key, &pod.uid)
-            && point.attributes.contains_key(key::NETWORK_TYPE.key)
-    };
     let of_pod: Vec<_> = drops.iter().filter(datagrams).collect();
     // A series for each family, without names and then with them: the same packets, counted since the same moment.
     assert!(of_pod.len() == 4 && of_pod.iter().all(|point| point.value == 1.0), "{of_pod:#?}");
