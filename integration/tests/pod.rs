@@ -38,11 +38,14 @@ fn lose(sockets: &[UdpSocket; 2]) {
     }
 }
 
+/// Sockets of both families in the namespace of a process; an error while its loopback has no addresses yet.
+fn open(pid: u32) -> Result<[UdpSocket; 2]> {
+    let open = || Ok([UdpSocket::bind((Family::V4.loopback(), 0))?, UdpSocket::bind((Family::V6.loopback(), 0))?]);
+    inside_of(pid, open)
+}
+
 fn sockets(pid: u32) -> [UdpSocket; 2] {
-    let open = || -> Result<_> {
-        Ok([UdpSocket::bind((Family::V4.loopback(), 0))?, UdpSocket::bind((Family::V6.loopback(), 0))?])
-    };
-    inside_of(pid, open).unwrap()
+    open(pid).unwrap()
 }
 
 fn ports(sockets: &[UdpSocket; 2]) -> [String; 2] {
@@ -213,10 +216,10 @@ impl Anonymous {
         let anonymous =
             Self(unshare.args(["--net", "sh", "-c", "ip link set lo up && exec sleep 600"]).spawn().unwrap());
         let own = netns(std::process::id());
+        // The interface is up before its IPv6 address is there: what counts is that both can be bound.
         let inside = || {
-            let state =
-                run(Command::new("nsenter").args(["-t", &anonymous.0.id().to_string(), "-n", "ip", "link"]));
-            (netns(anonymous.0.id()) != own && state.unwrap().contains("LOOPBACK,UP")).then_some(())
+            let pid = anonymous.0.id();
+            (netns(pid) != own && open(pid).is_ok()).then_some(())
         };
         poll::until("a namespace of its own", inside).unwrap();
         anonymous
