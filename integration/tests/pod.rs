@@ -40,7 +40,8 @@ fn lose(sockets: &[UdpSocket; 2]) {
 
 /// Sockets of both families in the namespace of a process; an error while its loopback has no addresses yet.
 fn open(pid: u32) -> Result<[UdpSocket; 2]> {
-    let open = || Ok([UdpSocket::bind((Family::V4.loopback(), 0))?, UdpSocket::bind((Family::V6.loopback(), 0))?]);
+    let open =
+        || Ok([UdpSocket::bind((Family::V4.loopback(), 0))?, UdpSocket::bind((Family::V6.loopback(), 0))?]);
     inside_of(pid, open)
 }
 
