@@ -36,4 +36,4 @@ pub use observer::{Observer, ObserverOptions, Telling};
 pub use ring::{Ring, TooShort};
 pub use stats::{MapUsage, ProgramStats, RunTimeStats};
 pub use symbols::{FunctionRange, Functions, Symbols};
-pub use table::{Merge, PerCpuTable, Table, TableError};
+pub use table::{Entries, Merge, PerCpuTable, Table, TableError};

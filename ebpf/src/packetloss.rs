@@ -3,12 +3,14 @@
 mod harmless;
 mod reasons;
 
+use std::sync::Arc;
+
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::abi::{HARMLESS_RANGES, VERDICT_LOSS, drop_event, drop_key, neighbour, neighbour_key, range};
 use crate::btf::Btf;
 use crate::symbols::{FunctionRange, Functions};
-use crate::{Constant, Kernel, LoadError, Object, Observer, ObserverOptions, PerCpuTable, Table, TableError};
+use crate::{Constant, Kernel, LoadError, Object, Observer, ObserverOptions, PerCpuTable, Table};
 
 pub use harmless::{By, HARMLESS, Harmless, Only};
 pub use reasons::Reasons;
@@ -50,7 +52,7 @@ pub struct PacketLoss {
     pub drops: PerCpuTable<drop_key, u64>,
     /// Addresses of containers behind bridges; the owner keeps them in step with the namespaces there are.
     pub neighbours: Table<neighbour_key, neighbour>,
-    reasons: Reasons,
+    reasons: Arc<Reasons>,
     harmless: Vec<HarmlessFunction>,
 }
 
@@ -82,28 +84,19 @@ impl PacketLoss {
             drops: observer.loaded().per_cpu_table("drops")?,
             neighbours: observer.loaded().table("neighbours")?,
             observer,
-            reasons,
+            reasons: Arc::new(reasons),
             harmless,
         })
     }
 
     /// Names of the reasons in keys and events.
-    pub fn reasons(&self) -> &Reasons {
+    pub fn reasons(&self) -> &Arc<Reasons> {
         &self.reasons
     }
 
     /// The functions of the running kernel whose frees without a reason are not counted.
     pub fn harmless(&self) -> &[HarmlessFunction] {
         &self.harmless
-    }
-
-    /// Removes counters and neighbours of namespaces, by inode and cookie, for which `is_gone`.
-    ///
-    /// # Errors
-    /// A map cannot be read or written.
-    pub fn forget(&self, is_gone: impl Fn(u32, u64) -> bool) -> Result<(), TableError> {
-        self.neighbours.retain(|_, n| !is_gone(n.netns, n.netns_cookie))?;
-        self.drops.retain(|key, _| !is_gone(key.netns, key.netns_cookie)).map(drop)
     }
 }
 

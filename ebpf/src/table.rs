@@ -53,6 +53,26 @@ impl Merge for u64 {
     }
 }
 
+/// A table of either kind, as it is read.
+pub trait Entries {
+    /// What values stand under.
+    type Key;
+    /// One value; of a table with one for each CPU, their sum.
+    type Value;
+
+    /// Calls `visit` with every entry; returns how many there were.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn for_each(&self, visit: impl FnMut(&Self::Key, &Self::Value)) -> Result<usize, TableError>;
+
+    /// Removes the entries for which `keep` is false; returns how many.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    fn retain(&self, keep: impl FnMut(&Self::Key, &Self::Value) -> bool) -> Result<usize, TableError>;
+}
+
 /// What both kinds of table share: a map's descriptor and the sizes of its entries.
 #[derive(Debug)]
 pub(crate) struct RawTable {
@@ -211,6 +231,23 @@ where
     }
 }
 
+impl<K, V> Entries for Table<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable + KnownLayout + Clone,
+    V: FromBytes + IntoBytes + Immutable + KnownLayout,
+{
+    type Key = K;
+    type Value = V;
+
+    fn for_each(&self, visit: impl FnMut(&K, &V)) -> Result<usize, TableError> {
+        self.for_each(visit)
+    }
+
+    fn retain(&self, keep: impl FnMut(&K, &V) -> bool) -> Result<usize, TableError> {
+        self.retain(keep)
+    }
+}
+
 impl<K, V> AsFd for Table<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.raw.fd.as_fd()
@@ -280,6 +317,23 @@ where
                 visit(&key, &sum(values));
             }
         }
+    }
+}
+
+impl<K, V> Entries for PerCpuTable<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable + Clone,
+    V: FromBytes + IntoBytes + Immutable + Merge,
+{
+    type Key = K;
+    type Value = V;
+
+    fn for_each(&self, visit: impl FnMut(&K, &V)) -> Result<usize, TableError> {
+        self.for_each(visit)
+    }
+
+    fn retain(&self, keep: impl FnMut(&K, &V) -> bool) -> Result<usize, TableError> {
+        self.retain(keep)
     }
 }
 

@@ -15,6 +15,7 @@ mod io;
 mod ip;
 mod ipvs;
 mod machine;
+mod maps;
 mod netdev;
 mod netiftxlatency;
 mod observed;

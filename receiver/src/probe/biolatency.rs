@@ -1,30 +1,29 @@
 //! How long block requests are queued and how long their devices take, by container.
 
-use std::{collections::HashSet, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jitterscope_ebpf::{
-    Constant, Object, Observer, ObserverOptions, Table, TableError,
-    abi::{DISK_NAME, block_event, block_key, block_request, entity, histogram},
+    Constant, Loaded, Object, Observer, ObserverOptions, TableError,
+    abi::{block_event, block_key, block_request, histogram},
     btf::Btf,
     histogram::Range,
 };
-use jitterscope_semconv::{Metric, attribute as key, event as events, metric};
+use jitterscope_semconv::{attribute as key, event as events, metric};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
-    cgroups::{Ledger, Row},
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     command::{command, text},
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
+    maps::{Attributes, KernelMap, Told, by_cgroup, in_flight},
+    observed::{Observed, Reading, origin},
 };
 use crate::{
     batch::{
-        Batch, Occurrence,
+        Occurrence,
         attributes::{Pair, key_double, key_value},
     },
     clock::Clock,
-    round::Round,
 };
 
 /// What a spinning disk takes for one request, and a multiple of what others take.
@@ -52,11 +51,7 @@ const REQUESTS: u32 = 16_384;
 const WITH_QUEUE: usize = 2;
 
 struct BioLatency {
-    observer: Observer,
-    waits: Series,
-    durations: Series,
-    requests: Table<u64, block_request>,
-    operations: Operations,
+    operations: Arc<Operations>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -68,97 +63,50 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         entries: &[("waits", SERIES), ("durations", SERIES), ("requests", REQUESTS)],
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
-    let operations = Operations::read(kernel.btf());
+    let operations = Arc::new(Operations::read(kernel.btf()));
     let observer = Observer::open(&Object::BIOLATENCY, kernel, &options)?;
-    let probe = BioLatency {
-        waits: Series::open(&observer, "waits", &metric::BLOCK_QUEUE_WAIT)?,
-        durations: Series::open(&observer, "durations", &metric::BLOCK_DURATION)?,
-        requests: observer.loaded().table("requests")?,
-        observer,
-        operations,
+    let maps = maps(observer.loaded(), &operations)?;
+    Observed::start(observer, maps, BioLatency { operations }, opening)
+}
+
+fn maps(loaded: &Loaded, operations: &Arc<Operations>) -> Result<Vec<Box<dyn KernelMap>>, TableError> {
+    let times = |map, metric| {
+        let table = loaded.table::<block_key, histogram>(map)?;
+        let names = Arc::clone(operations);
+        let told = Told::new(map, SERIES, metric);
+        Ok(by_cgroup(told, table, |key| key.cgroup, move |key| Some(What::of(key, &names))))
     };
-    Observed::start(probe, opening)
+    Ok(vec![
+        times("waits", &metric::BLOCK_QUEUE_WAIT)?,
+        times("durations", &metric::BLOCK_DURATION)?,
+        in_flight("requests", loaded.table::<u64, block_request>("requests")?),
+    ])
 }
 
-/// The histograms of one metric.
-struct Series {
-    map: &'static str,
-    metric: &'static Metric,
-    table: Table<block_key, histogram>,
-    ledger: Ledger<What, histogram>,
+/// What requests of a cgroup are told apart by.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct What {
+    operation: String,
+    disk: String,
 }
 
-/// What requests of a cgroup are told apart by: operation and disk.
-type What = (u32, [u8; DISK_NAME as usize]);
-
-impl Series {
-    fn open(observer: &Observer, map: &'static str, metric: &'static Metric) -> Result<Self, TableError> {
-        Ok(Self { map, metric, table: observer.loaded().table(map)?, ledger: Ledger::default() })
+impl What {
+    fn of(key: &block_key, operations: &Operations) -> Self {
+        Self { operation: operations.name(key.operation), disk: text(&key.disk) }
     }
+}
 
-    fn emit(
-        &mut self,
-        operations: &Operations,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Fill, TableError> {
-        let mut rows: Vec<Row<What, histogram>> = Vec::new();
-        self.table
-            .for_each(|key, durations| rows.push((key.cgroup, (key.operation, key.disk), *durations)))?;
-        let (sums, gone) = self.ledger.add_up(&rows, round);
-        for sum in sums {
-            let (operation, disk) = (operations.name(sum.what.0), text(&sum.what.1));
-            let mut attributes: Vec<Pair<'_>> = vec![(&key::BLOCK_OPERATION, operation.as_str().into())];
-            if !disk.is_empty() {
-                attributes.push((&key::SYSTEM_DEVICE, disk.as_str().into()));
-            }
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            emit.histogram(self.metric, &attributes, Range::LATENCY, &sum.value);
-        }
-        self.remove(&gone)?;
-        Ok(Fill { map: self.map, entries: rows.len(), limit: SERIES as usize })
-    }
-
-    fn remove(&self, gone: &HashSet<u64>) -> Result<(), TableError> {
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.table.retain(|key, _| !gone.contains(&key.cgroup)).map(drop)
+impl Attributes for What {
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        let disk = Some(&self.disk).filter(|disk| !disk.is_empty());
+        let operation = (&key::BLOCK_OPERATION, self.operation.as_str().into());
+        let disk = disk.map(|disk| (&key::SYSTEM_DEVICE, disk.as_str().into()));
+        std::iter::once(operation).chain(disk).collect()
     }
 }
 
 impl Reading for BioLatency {
     type Record = block_event;
-
-    fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let waits = self.waits.emit(&self.operations, round, batch, attached)?;
-        let durations = self.durations.emit(&self.operations, round, batch, attached)?;
-        let entries = self.requests.for_each(|_, _| {})?;
-        Ok(vec![waits, durations, Fill { map: "requests", entries, limit: REQUESTS as usize }])
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::BLOCK_DURATION
-    }
-
-    /// The ledgers do that.
-    fn forget(&self, _is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        Ok(())
-    }
 
     fn occurrence(&mut self, record: &block_event, clock: &Clock) -> Occurrence {
         let request = &record.request;

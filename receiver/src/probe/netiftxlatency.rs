@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use jitterscope_ebpf::{
-    Object, Observer, ObserverOptions, Table, TableError,
-    abi::{INTERFACE_NAME, TRANSMIT_QUEUED, entity, histogram, transmit_event, transmit_key},
+    Loaded, Object, Observer, ObserverOptions, Table, TableError,
+    abi::{INTERFACE_NAME, TRANSMIT_QUEUED, histogram, transmit_event, transmit_key},
     histogram::Range,
 };
-use jitterscope_semconv::{Metric, attribute as key, event as events, metric, value::NetworkType};
+use jitterscope_semconv::{attribute as key, event as events, metric, value::NetworkType};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::family_name,
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
+    maps::{Attributes, Fill, KernelMap, Told, by_entity},
+    observed::{Observed, Reading, origin},
     packet,
-    sums::Sums,
 };
 use crate::{
     batch::{
@@ -51,12 +51,7 @@ const QUEUED: u32 = 16384;
 /// Nanoseconds after which a packet is not believed to wait any more: the histogram's last bucket begins there.
 const LONGEST: u64 = 107_634_741_152;
 
-struct NetifTxLatency {
-    observer: Observer,
-    waits: Table<transmit_key, histogram>,
-    durations: Table<transmit_key, histogram>,
-    queue: Table<u64, [u64; 3]>,
-}
+struct NetifTxLatency;
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let latency = Range::LATENCY.bounds();
@@ -66,75 +61,52 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::NETIFTXLATENCY, opening.machine.kernel()?, &options)?;
-    let probe = NetifTxLatency {
-        waits: observer.loaded().table("waits")?,
-        durations: observer.loaded().table("durations")?,
-        queue: observer.loaded().table("queue")?,
-        observer,
-    };
-    // What was freed before the hooks for that were attached is forgotten.
-    probe.queue.retain(|_, _| false)?;
-    Observed::start(probe, opening)
+    let maps = maps(observer.loaded())?;
+    Observed::start(observer, maps, NetifTxLatency, opening)
 }
 
-impl NetifTxLatency {
+fn maps(loaded: &Loaded) -> Result<Vec<Box<dyn KernelMap>>, TableError> {
+    let times = |map, metric| {
+        let table = loaded.table::<transmit_key, histogram>(map)?;
+        let told = Told::new(map, SERIES, metric);
+        Ok(by_entity(told, table, |key| key.entity, |key| Some(What::of(key))))
+    };
+    Ok(vec![
+        times("waits", &metric::QDISC_WAIT)?,
+        times("durations", &metric::NETDEV_TRANSMIT_DURATION)?,
+        Box::new(Queue::open(loaded)?),
+    ])
+}
+
+/// Packets in queues.
+struct Queue(Table<u64, [u64; 3]>);
+
+impl Queue {
+    fn open(loaded: &Loaded) -> Result<Self, TableError> {
+        let packets = loaded.table("queue")?;
+        // What was freed before the hooks for that were attached is forgotten.
+        packets.retain(|_, _| false)?;
+        Ok(Self(packets))
+    }
+}
+
+impl KernelMap for Queue {
     /// How many packets wait. One whose end no hook has seen is forgotten some time.
-    fn queued(&self) -> Result<usize, TableError> {
+    fn collect(&mut self, _: &Round<'_>, _: &mut Batch<'_>, _: u64) -> Result<Fill, TableError> {
         let now = nanoseconds(clock_gettime(ClockId::Monotonic));
-        let mut waiting = 0;
-        self.queue.retain(|_, [since, ..]| {
+        let mut entries = 0;
+        self.0.retain(|_, [since, ..]| {
             let stays = now.saturating_sub(*since) < LONGEST;
-            waiting += usize::from(stays);
+            entries += usize::from(stays);
             stays
         })?;
-        Ok(waiting)
+        // Packets leave by themselves: there is no room to be made.
+        Ok(Fill { map: "queue", entries, limit: usize::MAX })
     }
 }
 
 impl Reading for NetifTxLatency {
     type Record = transmit_event;
-
-    fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let mut fill = Vec::new();
-        for (map, table, metric) in [
-            ("waits", &self.waits, &metric::QDISC_WAIT),
-            ("durations", &self.durations, &metric::NETDEV_TRANSMIT_DURATION),
-        ] {
-            let mut sums = Sums::default();
-            let entries =
-                table.for_each(|key, times| sums.add(round, &origin(&key.entity), What::of(key), times))?;
-            for sum in sums {
-                let mut emit = batch.entity(&sum.entity, Some(attached));
-                emit.histogram(metric, &sum.what.attributes(), Range::LATENCY, &sum.value);
-            }
-            fill.push(Fill { map, entries, limit: SERIES as usize });
-        }
-        // Packets leave by themselves: there is no room to be made.
-        fill.push(Fill { map: "queue", entries: self.queued()?, limit: usize::MAX });
-        Ok(fill)
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::QDISC_WAIT
-    }
-
-    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        self.waits.retain(|key, _| !is_gone(&key.entity))?;
-        self.durations.retain(|key, _| !is_gone(&key.entity)).map(drop)
-    }
 
     fn occurrence(&mut self, record: &transmit_event, clock: &Clock) -> Occurrence {
         let seconds = record.duration as f64 / 1e9;
@@ -180,7 +152,9 @@ impl What {
             host: key.host != 0,
         }
     }
+}
 
+impl Attributes for What {
     fn attributes(&self) -> Vec<Pair<'_>> {
         let mut attributes: Vec<Pair<'_>> =
             vec![(&key::NETWORK_INTERFACE_NAME, self.interface.as_str().into())];

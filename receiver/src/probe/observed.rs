@@ -1,14 +1,17 @@
-//! What all eBPF probes with events do alike: settings, account, ring, room in their maps. A probe adds how its counters and
-//! its records read ([`Reading`]).
+//! What all eBPF probes with events do alike: settings, account, ring, room in their maps. A probe adds how its maps and
+//! its records read ([`KernelMap`], [`Reading`]).
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use jitterscope_ebpf::{Observer, Ring, TableError, Telling, TooShort, abi::entity};
-use jitterscope_semconv::{Instrument, Metric, attribute::OTEL_METRIC_OVERFLOW};
+use jitterscope_ebpf::{Missing, Observer, Ring, TableError, Telling, TooShort, abi::entity};
+use jitterscope_semconv::attribute::OTEL_METRIC_OVERFLOW;
 use tracing::debug;
 use zerocopy::FromBytes;
 
-use super::{CollectError, Opening, Probe, Skip, Usage};
+use super::{
+    CollectError, Opening, Probe, Skip, Usage,
+    maps::{Fill, KernelMap},
+};
 use crate::{
     account::KernelAccount,
     batch::{Batch, Occurrence},
@@ -18,64 +21,26 @@ use crate::{
     round::Round,
 };
 
-/// How the counters and records of one program read.
+/// How the records of one program read.
 pub(super) trait Reading: Send + 'static {
     /// A record of its ring.
     type Record: FromBytes;
 
-    /// The program.
-    fn observer(&self) -> &Observer;
-
-    /// The program, to be changed.
-    fn observer_mut(&mut self) -> &mut Observer;
-
-    /// Emits the counters, which began at `attached` (nanoseconds since the epoch); says how full its maps are.
-    ///
-    /// # Errors
-    /// A map cannot be read.
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError>;
-
-    /// The metric whose overflow point tells what found no room in the maps. A distribution has none, for the durations
-    /// are not known: the probe's account tells how many are missing.
-    fn overflows_to(&self) -> &'static Metric;
-
-    /// Forgets the counters of entities for which `is_gone`.
-    ///
-    /// # Errors
-    /// A map cannot be read or written.
-    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError>;
-
     /// A record as an event.
     fn occurrence(&mut self, record: &Self::Record, clock: &Clock) -> Occurrence;
 
-    /// What it cannot see on this kernel.
-    fn limitation(&self) -> Option<String> {
-        let missing: Vec<String> = self
-            .observer()
-            .loaded()
-            .missing()
-            .iter()
-            .map(|missing| format!("without hook {}", missing.hook))
-            .collect();
+    /// What it cannot see without these hooks.
+    fn limitation(&self, missing: &[Missing]) -> Option<String> {
+        let missing: Vec<String> =
+            missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
         (!missing.is_empty()).then(|| missing.join(", "))
     }
 }
 
-/// How full a map is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fill {
-    pub(super) map: &'static str,
-    pub(super) entries: usize,
-    pub(super) limit: usize,
-}
-
-/// A probe made of a program and how it reads.
+/// A probe made of a program, its maps, and how its records read.
 pub(super) struct Observed<R> {
+    observer: Observer,
+    maps: Vec<Box<dyn KernelMap>>,
     reading: R,
     ring: Option<Ring>,
     /// Nanoseconds since the epoch when counting began.
@@ -86,18 +51,35 @@ pub(super) struct Observed<R> {
 
 impl<R: Reading> Observed<R> {
     /// Lets an attached program tell its events as the settings say.
-    pub(super) fn start(mut reading: R, opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
+    pub(super) fn start(
+        mut observer: Observer,
+        maps: Vec<Box<dyn KernelMap>>,
+        reading: R,
+        opening: &Opening<'_>,
+    ) -> Result<Box<dyn Probe>, Skip> {
         let attached = Clock::read().now();
-        reading.observer().configure(&telling(opening.settings))?;
-        let ring = reading.observer_mut().events();
-        Ok(Box::new(Self { reading, ring, attached, fill: Vec::new() }))
+        observer.configure(&telling(opening.settings))?;
+        let ring = observer.events();
+        Ok(Box::new(Self { observer, maps, reading, ring, attached, fill: Vec::new() }))
+    }
+
+    /// Tells what found no room in the maps, as the overflow point of the first counter. Distributions have none, for the
+    /// durations are not known: the probe's account tells how many are missing.
+    fn tell_overflow(&self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), TableError> {
+        let overflow = self.observer.account()?.overflow;
+        let counter = self.maps.iter().find_map(|map| map.counter()).filter(|_| overflow > 0);
+        if let Some(metric) = counter {
+            let mut emit = batch.entity(&round.pods.node(), Some(self.attached));
+            emit.counter(metric, &[(&OTEL_METRIC_OVERFLOW, true.into())], overflow);
+        }
+        Ok(())
     }
 
     /// Forgets what nobody knows any more, so that what is new finds room.
-    fn make_room(&self, round: &Round<'_>) -> Result<(), TableError> {
+    fn make_room(&mut self, round: &Round<'_>) -> Result<(), TableError> {
         let is_gone = |entity: &entity| round.pods.resolve(&origin(entity)).is_none();
-        self.reading.observer().forget(is_gone)?;
-        self.reading.forget(&is_gone)
+        self.observer.forget(is_gone)?;
+        self.maps.iter_mut().try_for_each(|map| map.forget(&is_gone))
     }
 }
 
@@ -117,23 +99,21 @@ pub(super) fn origin(entity: &entity) -> Origin {
 
 impl<R: Reading> Probe for Observed<R> {
     fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), CollectError> {
-        self.fill = self.reading.emit(round, batch, self.attached)?;
-        let overflow = self.reading.observer().account()?.overflow;
-        let metric = self.reading.overflows_to();
-        if overflow > 0 && metric.instrument == Instrument::Counter {
-            let mut emit = batch.entity(&round.pods.node(), Some(self.attached));
-            emit.counter(metric, &[(&OTEL_METRIC_OVERFLOW, true.into())], overflow);
+        self.fill.clear();
+        for map in &mut self.maps {
+            self.fill.push(map.collect(round, batch, self.attached)?);
         }
+        self.tell_overflow(round, batch)?;
         if self.fill.iter().any(|fill| fill.entries > fill.limit / 2) {
             self.make_room(round)?;
         }
-        let (entries, limit) = (self.reading.observer().limited()?, usize::MAX);
+        let (entries, limit) = (self.observer.limited()?, usize::MAX);
         self.fill.push(Fill { map: "limiters", entries, limit });
         Ok(())
     }
 
     fn reconfigure(&mut self, settings: &ProbeSettings) -> Result<(), CollectError> {
-        Ok(self.reading.observer().configure(&telling(settings))?)
+        Ok(self.observer.configure(&telling(settings))?)
     }
 
     fn events(&self) -> Option<BorrowedFd<'_>> {
@@ -146,7 +126,7 @@ impl<R: Reading> Probe for Observed<R> {
     }
 
     fn account(&self) -> KernelAccount {
-        match self.reading.observer().account() {
+        match self.observer.account() {
             Ok(account) => KernelAccount {
                 seen: account.seen,
                 suppressed: account.suppressed,
@@ -161,15 +141,15 @@ impl<R: Reading> Probe for Observed<R> {
     }
 
     fn detach(&mut self) {
-        self.reading.observer_mut().detach();
+        self.observer.detach();
     }
 
     fn usage(&self) -> Usage {
         let entries = self.fill.iter().map(|fill| (fill.map, fill.entries as u64)).collect();
-        Usage { entries, ..Usage::of(self.reading.observer().loaded()) }
+        Usage { entries, ..Usage::of(self.observer.loaded()) }
     }
 
     fn limitation(&self) -> Option<String> {
-        self.reading.limitation()
+        self.reading.limitation(self.observer.loaded().missing())
     }
 }

@@ -8,23 +8,28 @@ mod event;
 mod explain;
 mod neighbours;
 
+use std::sync::Arc;
+
 use jitterscope_ebpf::{
-    Observer, Symbols, TableError,
-    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key, entity},
+    Missing, Symbols, Table, TableError,
+    abi::{
+        DIRECTION_RECEIVE, DIRECTION_TRANSMIT, DROP_SOURCE_LISTEN_OVERFLOW, drop_key, entity, neighbour,
+        neighbour_key,
+    },
     packetloss::{self, LISTEN_OVERFLOWS, PacketLoss, Reasons},
 };
 use jitterscope_semconv::{
-    Metric, attribute as key, event as events, metric,
+    attribute as key, event as events, metric,
     value::{NetworkIoDirection, NetworkType},
 };
 
 use self::{event::Teller, neighbours::Neighbours};
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{address, end, family_name},
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading},
-    sums::Sums,
+    maps::{Attributes, Fill, KernelMap, Told, by_entity},
+    observed::{Observed, Reading},
 };
 use crate::{
     batch::{Batch, Occurrence, attributes::Pair},
@@ -48,11 +53,8 @@ pub(super) static DEFINITION: Definition = Definition {
 };
 
 struct Packetloss {
-    program: PacketLoss,
     teller: Teller,
-    neighbours: Neighbours,
-    /// Most series of the program.
-    limit: usize,
+    reasons: Arc<Reasons>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -60,59 +62,41 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let kernel = opening.machine.kernel()?;
     let program = PacketLoss::open(kernel, &options)?;
     let teller = Teller::new(Symbols::new(kernel.functions()));
-    let limit = options.drops as usize;
-    Observed::start(Packetloss { program, teller, neighbours: Neighbours::default(), limit }, opening)
+    let reasons = Arc::clone(program.reasons());
+    let names = Arc::clone(&reasons);
+    let told = Told::new("drops", options.drops, &metric::PACKET_DROPS);
+    let maps = vec![
+        by_entity(told, program.drops, owner, move |key| Some(What::of(&key.into(), &names))),
+        Box::new(Addresses { known: Neighbours::default(), table: program.neighbours }) as Box<dyn KernelMap>,
+    ];
+    Observed::start(program.observer, maps, Packetloss { teller, reasons }, opening)
+}
+
+fn owner(key: &drop_key) -> entity {
+    entity { netns: key.netns, netns_cookie: key.netns_cookie, cgroup: key.cgroup, ..entity::default() }
+}
+
+/// The addresses of containers behind bridges, for the program.
+struct Addresses {
+    known: Neighbours,
+    table: Table<neighbour_key, neighbour>,
+}
+
+impl KernelMap for Addresses {
+    fn collect(&mut self, round: &Round<'_>, _: &mut Batch<'_>, _: u64) -> Result<Fill, TableError> {
+        self.known.update(&round.pods, &self.table)?;
+        Ok(Fill { map: "neighbours", entries: self.known.len(), limit: usize::MAX })
+    }
 }
 
 impl Reading for Packetloss {
     type Record = packetloss::Event;
 
-    fn observer(&self) -> &Observer {
-        &self.program.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.program.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let mut sums = Sums::default();
-        let reasons = self.program.reasons();
-        let entries = self.program.drops.for_each(|key, packets| {
-            let origin = origin(key.netns, key.netns_cookie, key.cgroup);
-            sums.add(round, &origin, What::of(&key.into(), reasons), packets);
-        })?;
-        for sum in sums {
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            emit.counter(&metric::PACKET_DROPS, &sum.what.attributes(), sum.value);
-        }
-        self.neighbours.update(&round.pods, &self.program.neighbours)?;
-        Ok(vec![
-            Fill { map: "drops", entries, limit: self.limit },
-            Fill { map: "neighbours", entries: self.neighbours.len(), limit: usize::MAX },
-        ])
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::PACKET_DROPS
-    }
-
-    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        self.program
-            .forget(|netns, netns_cookie| is_gone(&entity { netns, netns_cookie, ..entity::default() }))
-    }
-
     fn occurrence(&mut self, record: &packetloss::Event, clock: &Clock) -> Occurrence {
-        self.teller.occurrence(record, self.program.reasons(), clock)
+        self.teller.occurrence(record, &self.reasons, clock)
     }
 
-    fn limitation(&self) -> Option<String> {
-        let missing = self.observer().loaded().missing();
+    fn limitation(&self, missing: &[Missing]) -> Option<String> {
         let texts: Vec<String> =
             missing.iter().map(|missing| format!("without hook {}", missing.hook)).collect();
         (!texts.is_empty()).then(|| {
@@ -177,7 +161,9 @@ impl What {
             host: key.host != 0,
         }
     }
+}
 
+impl Attributes for What {
     fn attributes(&self) -> Vec<Pair<'_>> {
         let mut attributes: Vec<Pair<'_>> = vec![
             (&key::PACKET_DROP_REASON, self.reason.as_str().into()),

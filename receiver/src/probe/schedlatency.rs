@@ -4,28 +4,27 @@
 use std::time::Duration;
 
 use jitterscope_ebpf::{
-    Object, Observer, ObserverOptions, Table, TableError,
-    abi::{entity, histogram, runnable, scheduler_event, stretch},
+    Object, Observer, ObserverOptions,
+    abi::{histogram, runnable, scheduler_event, stretch},
     histogram::Range,
 };
-use jitterscope_semconv::{Metric, attribute as key, event as events, metric};
+use jitterscope_semconv::{attribute as key, event as events, metric};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
-    cgroups::{Ledger, Row},
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     command::command,
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
+    maps::{Told, by_cgroup, in_flight},
+    observed::{Observed, Reading, origin},
 };
 use crate::{
     batch::{
-        Batch, Occurrence,
+        Occurrence,
         attributes::{key_double, key_value},
     },
     clock::Clock,
     pods::{Roots, hierarchy},
-    round::Round,
 };
 
 /// Several turns of a fair share of the CPU: who waits longer is held off, or has too many beside it.
@@ -50,12 +49,7 @@ const SERIES: u32 = 1024;
 /// Most tasks that wait for a CPU at one time.
 const RUNNABLE: u32 = 16_384;
 
-struct SchedLatency {
-    observer: Observer,
-    waits: Table<u64, histogram>,
-    runnable: Table<u64, runnable>,
-    ledger: Ledger<(), histogram>,
-}
+struct SchedLatency;
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     if hierarchy(&Roots::default().cgroup).is_none() {
@@ -69,50 +63,15 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::SCHEDLATENCY, opening.machine.kernel()?, &options)?;
-    let waits = observer.loaded().table("waits")?;
-    let runnable = observer.loaded().table("runnable")?;
-    Observed::start(SchedLatency { observer, waits, runnable, ledger: Ledger::default() }, opening)
+    let told = Told::new("waits", SERIES, &metric::SCHEDULER_WAIT);
+    let waits = observer.loaded().table::<u64, histogram>(told.map)?;
+    let runnable = observer.loaded().table::<u64, runnable>("runnable")?;
+    let maps = vec![by_cgroup(told, waits, |cgroup| *cgroup, |_| Some(())), in_flight("runnable", runnable)];
+    Observed::start(observer, maps, SchedLatency, opening)
 }
 
 impl Reading for SchedLatency {
     type Record = scheduler_event;
-
-    fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let mut rows: Vec<Row<(), histogram>> = Vec::new();
-        self.waits.for_each(|cgroup, waits| rows.push((*cgroup, (), *waits)))?;
-        let (sums, gone) = self.ledger.add_up(&rows, round);
-        for sum in sums {
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            emit.histogram(&metric::SCHEDULER_WAIT, &[], Range::LATENCY, &sum.value);
-        }
-        gone.iter().try_for_each(|cgroup| self.waits.remove(cgroup).map(drop))?;
-        Ok(vec![
-            Fill { map: "waits", entries: rows.len(), limit: SERIES as usize },
-            Fill { map: "runnable", entries: self.runnable.for_each(|_, _| {})?, limit: RUNNABLE as usize },
-        ])
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::SCHEDULER_WAIT
-    }
-
-    /// The ledger does that.
-    fn forget(&self, _is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        Ok(())
-    }
 
     fn occurrence(&mut self, record: &scheduler_event, clock: &Clock) -> Occurrence {
         let (name, seconds) = (command(&record.command), record.wait as f64 / 1e9);

@@ -1,11 +1,11 @@
 //! How long softirqs wait and run, and who is in their way: the part of interrupts that takes packets from the devices, ends
 //! timers and completes block requests. What keeps interrupts off altogether delays the raise itself, and is not seen here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jitterscope_ebpf::{
-    Object, Observer, ObserverOptions, PerCpuTable, TableError,
-    abi::{SOFTIRQ_RUN, entity, histogram, softirq_event, stretch},
+    Loaded, Object, Observer, ObserverOptions, PerCpuTable, TableError,
+    abi::{SOFTIRQ_RUN, histogram, softirq_event, stretch},
     btf::Btf,
     histogram::Range,
 };
@@ -13,10 +13,11 @@ use jitterscope_semconv::{Metric, attribute as key, event as events, metric, val
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     command::command,
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
+    maps::{Fill, KernelMap},
+    observed::{Observed, Reading, origin},
 };
 use crate::{
     batch::{
@@ -48,10 +49,7 @@ pub(super) static DEFINITION: Definition = Definition {
 const SUFFIX: &str = "_SOFTIRQ";
 
 struct Softirq {
-    observer: Observer,
-    waits: PerCpuTable<u32, histogram>,
-    durations: PerCpuTable<u32, histogram>,
-    names: Names,
+    names: Arc<Names>,
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -61,52 +59,55 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         constants: &[latency.constant()],
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
-    let names = Names::read(kernel.btf());
+    let names = Arc::new(Names::read(kernel.btf()));
     let observer = Observer::open(&Object::SOFTIRQ, kernel, &options)?;
-    let waits = observer.loaded().per_cpu_table("waits")?;
-    let durations = observer.loaded().per_cpu_table("durations")?;
-    Observed::start(Softirq { observer, waits, durations, names }, opening)
+    let maps = vec![
+        Vectors::open(observer.loaded(), "waits", &metric::SOFTIRQ_WAIT, &names)?,
+        Vectors::open(observer.loaded(), "durations", &metric::SOFTIRQ_DURATION, &names)?,
+    ];
+    Observed::start(observer, maps, Softirq { names }, opening)
 }
 
-impl Reading for Softirq {
-    type Record = softirq_event;
+/// Durations by vector, the node's.
+struct Vectors {
+    map: &'static str,
+    metric: &'static Metric,
+    table: PerCpuTable<u32, histogram>,
+    names: Arc<Names>,
+}
 
-    fn observer(&self) -> &Observer {
-        &self.observer
+impl Vectors {
+    fn open(
+        loaded: &Loaded,
+        map: &'static str,
+        metric: &'static Metric,
+        names: &Arc<Names>,
+    ) -> Result<Box<dyn KernelMap>, TableError> {
+        Ok(Box::new(Self { map, metric, table: loaded.per_cpu_table(map)?, names: Arc::clone(names) }))
     }
+}
 
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
+impl KernelMap for Vectors {
+    fn collect(
         &mut self,
         round: &Round<'_>,
         batch: &mut Batch<'_>,
         attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        for (table, metric) in
-            [(&self.waits, &metric::SOFTIRQ_WAIT), (&self.durations, &metric::SOFTIRQ_DURATION)]
-        {
-            let mut emit = batch.entity(&round.pods.node(), Some(attached));
-            table.for_each(|vector, value| {
-                if value.count() > 0 {
-                    let name = self.names.of(*vector);
-                    let vector = (&key::SOFTIRQ_VECTOR, name.as_str().into());
-                    emit.histogram(metric, &[vector], Range::LATENCY, value);
-                }
-            })?;
-        }
-        Ok(Vec::new())
+    ) -> Result<Fill, TableError> {
+        let mut emit = batch.entity(&round.pods.node(), Some(attached));
+        let entries = self.table.for_each(|vector, durations| {
+            if durations.count() > 0 {
+                let name = self.names.of(*vector);
+                let vector = (&key::SOFTIRQ_VECTOR, name.as_str().into());
+                emit.histogram(self.metric, &[vector], Range::LATENCY, durations);
+            }
+        })?;
+        Ok(Fill { map: self.map, entries, limit: usize::MAX })
     }
+}
 
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::SOFTIRQ_WAIT
-    }
-
-    fn forget(&self, _is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        Ok(())
-    }
+impl Reading for Softirq {
+    type Record = softirq_event;
 
     fn occurrence(&mut self, record: &softirq_event, clock: &Clock) -> Occurrence {
         let vector = self.names.of(record.vector);

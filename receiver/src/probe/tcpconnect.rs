@@ -1,30 +1,29 @@
 //! How long TCP's handshakes take, how long connections live, and which attempts to connect fail and why.
 
 use jitterscope_ebpf::{
-    Object, Observer, ObserverOptions, PerCpuTable, Table, TableError,
-    abi::{ROLE_CLIENT, ROLE_SERVER, connect_event, connect_failure_key, entity, handshake_key, histogram},
+    Loaded, Object, Observer, ObserverOptions, TableError,
+    abi::{ROLE_CLIENT, ROLE_SERVER, connect_event, connect_failure_key, handshake_key, histogram},
     histogram::Range,
 };
 use jitterscope_semconv::{
-    Metric, attribute as key, event as events, metric,
+    attribute as key, event as events, metric,
     value::{NetworkType, TcpHandshakeRole},
 };
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{attributes, ends, family_name},
     errno,
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
-    sums::Sums,
+    maps::{Attributes, KernelMap, Told, by_entity},
+    observed::{Observed, Reading, origin},
 };
 use crate::{
     batch::{
-        Batch, Occurrence,
+        Occurrence,
         attributes::{Pair, key_double, key_value},
     },
     clock::Clock,
-    round::Round,
 };
 
 /// Connections.
@@ -51,13 +50,7 @@ const SERIES: u32 = 1024;
 /// Most series of failures: two kinds of error for each of those.
 const FAILURES: u32 = 2048;
 
-struct TcpConnect {
-    observer: Observer,
-    handshakes: Table<handshake_key, histogram>,
-    lifetimes: Table<handshake_key, histogram>,
-    successes: PerCpuTable<handshake_key, u64>,
-    failures: PerCpuTable<connect_failure_key, u64>,
-}
+struct TcpConnect;
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let (latency, lifetime) = (Range::LATENCY.bounds(), Range::LIFETIME.bounds());
@@ -72,101 +65,31 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::TCPCONNECT, opening.machine.kernel()?, &options)?;
-    let probe = TcpConnect {
-        handshakes: observer.loaded().table("handshakes")?,
-        lifetimes: observer.loaded().table("lifetimes")?,
-        successes: observer.loaded().per_cpu_table("successes")?,
-        failures: observer.loaded().per_cpu_table("failures")?,
-        observer,
-    };
-    Observed::start(probe, opening)
+    let maps = maps(observer.loaded())?;
+    Observed::start(observer, maps, TcpConnect, opening)
 }
 
-impl TcpConnect {
-    fn emit_failures(
-        &self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<usize, TableError> {
-        let mut sums = Sums::default();
-        let entries = self.failures.for_each(|key, attempts| {
-            if let Some(family) = family(key.family) {
-                sums.add(round, &origin(&key.entity), (key.error, family), attempts);
-            }
-        })?;
-        for sum in sums {
-            let (error, family) = sum.what;
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            let error = (&key::ERROR_TYPE, error_type(error).into());
-            let [role, family] = What { role: TcpHandshakeRole::Client, family }.attributes();
-            emit.counter(&metric::TCP_CONNECTION_FAILURES, &[error, role, family], sum.value);
-        }
-        Ok(entries)
-    }
+fn maps(loaded: &Loaded) -> Result<Vec<Box<dyn KernelMap>>, TableError> {
+    let handshakes = Told::new("handshakes", SERIES, &metric::TCP_HANDSHAKE_DURATION);
+    let lifetimes = Told::new("lifetimes", SERIES, &metric::TCP_CONNECTION_DURATION).within(Range::LIFETIME);
+    let successes = Told::new("successes", SERIES, &metric::TCP_CONNECTION_SUCCESSES);
+    let failures = Told::new("failures", FAILURES, &metric::TCP_CONNECTION_FAILURES);
+    let durations = |told: Told| {
+        let table = loaded.table::<handshake_key, histogram>(told.map)?;
+        Ok(by_entity(told, table, |key| key.entity, What::of))
+    };
+    let made = loaded.per_cpu_table::<handshake_key, u64>(successes.map)?;
+    let failed = loaded.per_cpu_table::<connect_failure_key, u64>(failures.map)?;
+    Ok(vec![
+        durations(handshakes)?,
+        durations(lifetimes)?,
+        by_entity(successes, made, |key| key.entity, What::of),
+        by_entity(failures, failed, |key| key.entity, Failure::of),
+    ])
 }
 
 impl Reading for TcpConnect {
     type Record = connect_event;
-
-    fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let mut fill = Vec::new();
-        for (map, table, metric, range) in [
-            ("handshakes", &self.handshakes, &metric::TCP_HANDSHAKE_DURATION, Range::LATENCY),
-            ("lifetimes", &self.lifetimes, &metric::TCP_CONNECTION_DURATION, Range::LIFETIME),
-        ] {
-            let mut sums = Sums::default();
-            let entries = table.for_each(|key, durations| {
-                if let Some(what) = What::of(key) {
-                    sums.add(round, &origin(&key.entity), what, durations);
-                }
-            })?;
-            for sum in sums {
-                let mut emit = batch.entity(&sum.entity, Some(attached));
-                emit.histogram(metric, &sum.what.attributes(), range, &sum.value);
-            }
-            fill.push(Fill { map, entries, limit: SERIES as usize });
-        }
-        let mut sums = Sums::default();
-        let entries = self.successes.for_each(|key, connections| {
-            if let Some(what) = What::of(key) {
-                sums.add(round, &origin(&key.entity), what, connections);
-            }
-        })?;
-        for sum in sums {
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            emit.counter(&metric::TCP_CONNECTION_SUCCESSES, &sum.what.attributes(), sum.value);
-        }
-        fill.push(Fill { map: "successes", entries, limit: SERIES as usize });
-        let entries = self.emit_failures(round, batch, attached)?;
-        fill.push(Fill { map: "failures", entries, limit: FAILURES as usize });
-        Ok(fill)
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::TCP_CONNECTION_SUCCESSES
-    }
-
-    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        for table in [&self.handshakes, &self.lifetimes] {
-            table.retain(|key, _| !is_gone(&key.entity))?;
-        }
-        self.successes.retain(|key, _| !is_gone(&key.entity))?;
-        self.failures.retain(|key, _| !is_gone(&key.entity)).map(drop)
-    }
 
     fn occurrence(&mut self, record: &connect_event, clock: &Clock) -> Occurrence {
         let seconds = record.duration as f64 / 1e9;
@@ -205,12 +128,37 @@ impl What {
         };
         Some(Self { role, family: family(key.family)? })
     }
+}
 
-    fn attributes(self) -> [Pair<'static>; 2] {
-        [
+impl Attributes for What {
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        vec![
             (&key::TCP_HANDSHAKE_ROLE, self.role.as_str().into()),
             (&key::NETWORK_TYPE, self.family.as_str().into()),
         ]
+    }
+}
+
+/// What failed attempts are told apart by: the error, beside what all of them have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Failure {
+    error: u32,
+    of: What,
+}
+
+impl Failure {
+    fn of(key: &connect_failure_key) -> Option<Self> {
+        Some(Self {
+            error: key.error,
+            of: What { role: TcpHandshakeRole::Client, family: family(key.family)? },
+        })
+    }
+}
+
+impl Attributes for Failure {
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        let error = (&key::ERROR_TYPE, error_type(self.error).into());
+        std::iter::once(error).chain(self.of.attributes()).collect()
     }
 }
 

@@ -1,31 +1,30 @@
 //! Resets of TCP connections, by who sent them, the state that they met, and the kernel's reason.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jitterscope_ebpf::{
-    Constant, Kernel, Object, Observer, ObserverOptions, PerCpuTable, TableError,
-    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, entity, reset_event, reset_key},
+    Constant, Kernel, Missing, Object, Observer, ObserverOptions,
+    abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT, reset_event, reset_key},
 };
 use jitterscope_semconv::{
-    Metric, attribute as key, event as events, metric,
+    attribute as key, event as events, metric,
     value::{NetworkConnectionState, NetworkIoDirection, NetworkType},
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{attributes, ends, family_name, state},
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
-    sums::Sums,
+    maps::{Attributes, Told, by_entity},
+    observed::{Observed, Reading, origin},
 };
 use crate::{
     batch::{
-        Batch, Occurrence,
+        Occurrence,
         attributes::{Pair, key_value},
     },
     clock::Clock,
-    round::Round,
 };
 
 /// Resets.
@@ -50,11 +49,11 @@ const TRACEPOINT: &str = "tcp_send_reset";
 const PREFIX: &str = "SK_RST_REASON_";
 
 struct TcpReset {
-    observer: Observer,
-    resets: PerCpuTable<reset_key, u64>,
-    /// The running kernel's names, by number.
-    reasons: HashMap<u32, String>,
+    reasons: Arc<Reasons>,
 }
+
+/// The running kernel's names of reasons, by number.
+struct Reasons(HashMap<u32, String>);
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let kernel = opening.machine.kernel()?;
@@ -65,74 +64,34 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::TCPRESET, kernel, &options)?;
-    let resets = observer.loaded().per_cpu_table("resets")?;
-    Observed::start(TcpReset { observer, resets, reasons: reasons(kernel) }, opening)
+    let reasons = Arc::new(Reasons::read(kernel));
+    let told = Told::new("resets", SERIES, &metric::TCP_RESETS);
+    let table = observer.loaded().per_cpu_table::<reset_key, u64>(told.map)?;
+    let names = Arc::clone(&reasons);
+    let maps = vec![by_entity(told, table, |key| key.entity, move |key| What::of(key, &names))];
+    Observed::start(observer, maps, TcpReset { reasons }, opening)
 }
 
-/// `enum sk_rst_reason` (include/net/rstreason.h, 6.10); empty before.
-fn reasons(kernel: &Kernel) -> HashMap<u32, String> {
-    let constants = kernel.btf().enumerators("sk_rst_reason").unwrap_or_default();
-    let name = |name: String| name.strip_prefix(PREFIX).map(str::to_owned).unwrap_or(name);
-    constants.into_iter().map(|(constant, value)| (value as u32, name(constant))).collect()
-}
-
-impl TcpReset {
-    /// The kernel's name of the reason in a key; `None` where it gives none.
-    fn reason(&self, number: u32) -> Option<String> {
-        let number = number.checked_sub(1)?;
-        Some(self.reasons.get(&number).cloned().unwrap_or_else(|| number.to_string()))
+impl Reasons {
+    /// `enum sk_rst_reason` (include/net/rstreason.h, 6.10); empty before.
+    fn read(kernel: &Kernel) -> Self {
+        let constants = kernel.btf().enumerators("sk_rst_reason").unwrap_or_default();
+        let name = |name: String| name.strip_prefix(PREFIX).map(str::to_owned).unwrap_or(name);
+        Self(constants.into_iter().map(|(constant, value)| (value as u32, name(constant))).collect())
     }
 
-    fn what(&self, of: &reset_key) -> Option<What> {
-        Some(What {
-            direction: direction(of.direction)?,
-            reason: self.reason(of.reason),
-            state: state(of.state)?,
-            family: family_name(of.family)?,
-        })
+    /// The kernel's name of the reason in a key; `None` where it gives none.
+    fn name(&self, number: u32) -> Option<String> {
+        let number = number.checked_sub(1)?;
+        Some(self.0.get(&number).cloned().unwrap_or_else(|| number.to_string()))
     }
 }
 
 impl Reading for TcpReset {
     type Record = reset_event;
 
-    fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let mut sums = Sums::default();
-        let entries = self.resets.for_each(|key, resets| {
-            if let Some(what) = self.what(key) {
-                sums.add(round, &origin(&key.entity), what, resets);
-            }
-        })?;
-        for sum in sums {
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            emit.counter(&metric::TCP_RESETS, &sum.what.attributes(), sum.value);
-        }
-        Ok(vec![Fill { map: "resets", entries, limit: SERIES as usize }])
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::TCP_RESETS
-    }
-
-    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        self.resets.retain(|key, _| !is_gone(&key.entity)).map(drop)
-    }
-
     fn occurrence(&mut self, record: &reset_event, clock: &Clock) -> Occurrence {
-        let reason = self.reason(record.key.reason);
+        let reason = self.reasons.name(record.key.reason);
         let direction = direction(record.key.direction);
         let mut facts = attributes(&record.head.connection);
         facts.extend(direction.map(|direction| key_value(&key::NETWORK_IO_DIRECTION, direction.as_str())));
@@ -155,8 +114,8 @@ impl Reading for TcpReset {
         }
     }
 
-    fn limitation(&self) -> Option<String> {
-        self.reasons.is_empty().then(|| {
+    fn limitation(&self, _missing: &[Missing]) -> Option<String> {
+        self.reasons.0.is_empty().then(|| {
             "the kernel tells neither reasons nor answers of closed ports (before 6.10): these are in \
              tcp.segment.resets only"
                 .to_owned()
@@ -174,6 +133,17 @@ struct What {
 }
 
 impl What {
+    fn of(key: &reset_key, reasons: &Reasons) -> Option<Self> {
+        Some(Self {
+            direction: direction(key.direction)?,
+            reason: reasons.name(key.reason),
+            state: state(key.state)?,
+            family: family_name(key.family)?,
+        })
+    }
+}
+
+impl Attributes for What {
     fn attributes(&self) -> Vec<Pair<'_>> {
         let mut attributes: Vec<Pair<'_>> = vec![
             (&key::NETWORK_IO_DIRECTION, self.direction.as_str().into()),

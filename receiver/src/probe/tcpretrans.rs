@@ -2,32 +2,31 @@
 //! connection that was hit.
 
 use jitterscope_ebpf::{
-    Object, Observer, ObserverOptions, PerCpuTable, TableError,
+    Object, Observer, ObserverOptions,
     abi::{
         RETRANSMIT_FAST, RETRANSMIT_SYN, RETRANSMIT_SYN_ACK, RETRANSMIT_TAIL_LOSS_PROBE, RETRANSMIT_TIMEOUT,
-        entity, retransmit_event, retransmit_key,
+        retransmit_event, retransmit_key,
     },
 };
 use jitterscope_semconv::{
-    Metric, attribute as key, event as events, metric,
+    attribute as key, event as events, metric,
     value::{NetworkType, TcpRetransmitType},
 };
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::{
-    CollectError, Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
+    Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{attributes, ends, family_name},
     machine::EBPF_CAPABILITIES,
-    observed::{Fill, Observed, Reading, origin},
-    sums::Sums,
+    maps::{Attributes, Told, by_entity},
+    observed::{Observed, Reading, origin},
 };
 use crate::{
     batch::{
-        Batch, Occurrence,
+        Occurrence,
         attributes::{Pair, key_double, key_value},
     },
     clock::Clock,
-    round::Round,
 };
 
 /// Retransmitted segments.
@@ -47,10 +46,7 @@ pub(super) static DEFINITION: Definition = Definition {
 /// Most series: five causes and two families of 400 pods.
 const SERIES: u32 = 4096;
 
-struct TcpRetrans {
-    observer: Observer,
-    retransmits: PerCpuTable<retransmit_key, u64>,
-}
+struct TcpRetrans;
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let options = ObserverOptions {
@@ -58,47 +54,14 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::TCPRETRANS, opening.machine.kernel()?, &options)?;
-    let retransmits = observer.loaded().per_cpu_table("retransmits")?;
-    Observed::start(TcpRetrans { observer, retransmits }, opening)
+    let told = Told::new("retransmits", SERIES, &metric::TCP_RETRANSMITS);
+    let table = observer.loaded().per_cpu_table::<retransmit_key, u64>(told.map)?;
+    let maps = vec![by_entity(told, table, |key| key.entity, What::of)];
+    Observed::start(observer, maps, TcpRetrans, opening)
 }
 
 impl Reading for TcpRetrans {
     type Record = retransmit_event;
-
-    fn observer(&self) -> &Observer {
-        &self.observer
-    }
-
-    fn observer_mut(&mut self) -> &mut Observer {
-        &mut self.observer
-    }
-
-    fn emit(
-        &mut self,
-        round: &Round<'_>,
-        batch: &mut Batch<'_>,
-        attached: u64,
-    ) -> Result<Vec<Fill>, CollectError> {
-        let mut sums = Sums::default();
-        let entries = self.retransmits.for_each(|key, segments| {
-            if let Some(what) = What::of(key.type_, key.family) {
-                sums.add(round, &origin(&key.entity), what, segments);
-            }
-        })?;
-        for sum in sums {
-            let mut emit = batch.entity(&sum.entity, Some(attached));
-            emit.counter(&metric::TCP_RETRANSMITS, &sum.what.attributes(), sum.value);
-        }
-        Ok(vec![Fill { map: "retransmits", entries, limit: SERIES as usize }])
-    }
-
-    fn overflows_to(&self) -> &'static Metric {
-        &metric::TCP_RETRANSMITS
-    }
-
-    fn forget(&self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        self.retransmits.retain(|key, _| !is_gone(&key.entity)).map(drop)
-    }
 
     fn occurrence(&mut self, record: &retransmit_event, clock: &Clock) -> Occurrence {
         Occurrence {
@@ -119,12 +82,14 @@ struct What {
 }
 
 impl What {
-    fn of(cause: u32, family: u32) -> Option<Self> {
-        Some(Self { cause: cause_of(cause)?, family: family_name(u8::try_from(family).ok()?)? })
+    fn of(key: &retransmit_key) -> Option<Self> {
+        Some(Self { cause: cause_of(key.type_)?, family: family_name(u8::try_from(key.family).ok()?)? })
     }
+}
 
-    fn attributes(self) -> [Pair<'static>; 2] {
-        [
+impl Attributes for What {
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        vec![
             (&key::TCP_RETRANSMIT_TYPE, self.cause.as_str().into()),
             (&key::NETWORK_TYPE, self.family.as_str().into()),
         ]

@@ -9,7 +9,7 @@ use jitterscope_ebpf::{
 use jitterscope_semconv::{attribute as key, event};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
-use super::{What, address, end, explain, origin};
+use super::{Attributes as _, What, address, end, explain, origin};
 use crate::{
     batch::{
         Occurrence,

@@ -1,0 +1,239 @@
+//! The maps of an eBPF probe's program, and what their entries are told as: a counter or a distribution for each entity, or
+//! nothing but how many there are.
+
+use std::hash::Hash;
+
+use jitterscope_ebpf::{Entries, Merge, Table, TableError, abi::entity, abi::histogram, histogram::Range};
+use jitterscope_semconv::{Instrument, Metric};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{
+    cgroups::{Ledger, Row},
+    observed::origin,
+    sums::{Sum, Sums},
+};
+use crate::{
+    batch::{Batch, Emitter, attributes::Pair},
+    round::Round,
+};
+
+/// One map of a program.
+pub(super) trait KernelMap: Send {
+    /// Emits what it holds, counted since `attached` (nanoseconds since the epoch); says how full it is.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn collect(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Fill, TableError>;
+
+    /// Removes what belongs to entities for which `is_gone`.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    fn forget(&mut self, _is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    /// The counter that its entries are told as.
+    fn counter(&self) -> Option<&'static Metric> {
+        None
+    }
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fill {
+    pub(super) map: &'static str,
+    pub(super) entries: usize,
+    /// Past half of it, what belongs to entities that are gone is removed. `usize::MAX`: nothing is to be removed.
+    pub(super) limit: usize,
+}
+
+/// A value of a map, and the points that it makes.
+pub(super) trait Amount: Merge + Copy + Send + 'static {
+    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>]);
+}
+
+impl Amount for u64 {
+    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>]) {
+        emit.counter(told.metric, attributes, *self);
+    }
+}
+
+impl Amount for histogram {
+    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>]) {
+        emit.histogram(told.metric, attributes, told.range, self);
+    }
+}
+
+/// What the series of a metric are told apart by.
+pub(super) trait Attributes: Eq + Hash + Clone + Send + 'static {
+    fn attributes(&self) -> Vec<Pair<'_>>;
+}
+
+impl Attributes for () {
+    fn attributes(&self) -> Vec<Pair<'_>> {
+        Vec::new()
+    }
+}
+
+/// Which map is told as which metric.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    pub(super) map: &'static str,
+    /// Entries that it has room for.
+    pub(super) limit: u32,
+    pub(super) metric: &'static Metric,
+    /// Of the durations, if it holds any.
+    range: Range,
+}
+
+impl Told {
+    /// A map of `u64`, or of durations within [`Range::LATENCY`].
+    pub(super) fn new(map: &'static str, limit: u32, metric: &'static Metric) -> Self {
+        Self { map, limit, metric, range: Range::LATENCY }
+    }
+
+    /// A map of durations in another range.
+    pub(super) fn within(self, range: Range) -> Self {
+        Self { range, ..self }
+    }
+
+    fn fill(&self, entries: usize) -> Fill {
+        Fill { map: self.map, entries, limit: self.limit as usize }
+    }
+
+    fn emit<W: Attributes, V: Amount>(&self, sums: Sums<W, V>, batch: &mut Batch<'_>, attached: u64) {
+        for Sum { entity, what, value } in sums {
+            value.emit(&mut batch.entity(&entity, Some(attached)), self, &what.attributes());
+        }
+    }
+}
+
+/// What makes a series of a key; `None` for keys that nobody knows.
+type Naming<K, W> = Box<dyn Fn(&K) -> Option<W> + Send>;
+
+/// A map by network namespace, or by cgroup in the host's.
+struct ByEntity<T: Entries, W> {
+    told: Told,
+    table: T,
+    whose: fn(&T::Key) -> entity,
+    what: Naming<T::Key, W>,
+}
+
+pub(super) fn by_entity<T, W>(
+    told: Told,
+    table: T,
+    whose: fn(&T::Key) -> entity,
+    what: impl Fn(&T::Key) -> Option<W> + Send + 'static,
+) -> Box<dyn KernelMap>
+where
+    T: Entries<Value: Amount> + Send + 'static,
+    W: Attributes,
+{
+    Box::new(ByEntity { told, table, whose, what: Box::new(what) })
+}
+
+impl<T, W> KernelMap for ByEntity<T, W>
+where
+    T: Entries<Value: Amount> + Send,
+    W: Attributes,
+{
+    fn collect(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Fill, TableError> {
+        let mut sums = Sums::default();
+        let entries = self.table.for_each(|key, value| {
+            if let Some(what) = (self.what)(key) {
+                sums.add(round, &origin(&(self.whose)(key)), what, value);
+            }
+        })?;
+        self.told.emit(sums, batch, attached);
+        Ok(self.told.fill(entries))
+    }
+
+    fn forget(&mut self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
+        self.table.retain(|key, _| !is_gone(&(self.whose)(key))).map(drop)
+    }
+
+    fn counter(&self) -> Option<&'static Metric> {
+        Some(self.told.metric).filter(|metric| metric.instrument == Instrument::Counter)
+    }
+}
+
+/// A map by cgroup, whose entities keep what cgroups that are gone have counted.
+struct ByCgroup<T: Entries, W> {
+    told: Told,
+    table: T,
+    cgroup: fn(&T::Key) -> u64,
+    what: Naming<T::Key, W>,
+    ledger: Ledger<W, T::Value>,
+}
+
+pub(super) fn by_cgroup<T, W>(
+    told: Told,
+    table: T,
+    cgroup: fn(&T::Key) -> u64,
+    what: impl Fn(&T::Key) -> Option<W> + Send + 'static,
+) -> Box<dyn KernelMap>
+where
+    T: Entries<Value: Amount> + Send + 'static,
+    W: Attributes,
+{
+    Box::new(ByCgroup { told, table, cgroup, what: Box::new(what), ledger: Ledger::default() })
+}
+
+impl<T, W> KernelMap for ByCgroup<T, W>
+where
+    T: Entries<Value: Amount> + Send,
+    W: Attributes,
+{
+    fn collect(
+        &mut self,
+        round: &Round<'_>,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) -> Result<Fill, TableError> {
+        let mut rows: Vec<Row<W, T::Value>> = Vec::new();
+        let entries = self.table.for_each(|key, value| {
+            rows.extend((self.what)(key).map(|what| ((self.cgroup)(key), what, *value)));
+        })?;
+        let (sums, gone) = self.ledger.add_up(&rows, round);
+        self.told.emit(sums, batch, attached);
+        if !gone.is_empty() {
+            self.table.retain(|key, _| !gone.contains(&(self.cgroup)(key)))?;
+        }
+        Ok(self.told.fill(entries))
+    }
+}
+
+/// A map of what is on its way. Its entries go by themselves: there is no room to be made.
+struct InFlight<K, V> {
+    map: &'static str,
+    table: Table<K, V>,
+}
+
+pub(super) fn in_flight<K, V>(map: &'static str, table: Table<K, V>) -> Box<dyn KernelMap>
+where
+    K: FromBytes + IntoBytes + Immutable + KnownLayout + Send + 'static,
+    V: FromBytes + IntoBytes + Immutable + KnownLayout + Send + 'static,
+{
+    Box::new(InFlight { map, table })
+}
+
+impl<K, V> KernelMap for InFlight<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable + KnownLayout + Send,
+    V: FromBytes + IntoBytes + Immutable + KnownLayout + Send,
+{
+    fn collect(&mut self, _: &Round<'_>, _: &mut Batch<'_>, _: u64) -> Result<Fill, TableError> {
+        Ok(Fill { map: self.map, entries: self.table.for_each(|_, _| {})?, limit: usize::MAX })
+    }
+}
