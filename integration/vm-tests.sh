@@ -30,6 +30,11 @@ for kernel in "${kernels[@]}"; do
 		echo "vm-tests.sh: kernel $kernel: $program"
 		# One test at a time: the emulated machine is slow, and deadlines are for real ones.
 		"$here/vm.sh" "$kernel" -- "$program" --test-threads=1 || failed+=("$kernel: $program")
+		# The same probes can run where the kernel has no IPv6.
+		if [[ $program == */kernel_states-* ]]; then
+			JITTERSCOPE_VM_APPEND=ipv6.disable=1 "$here/vm.sh" "$kernel" -- "$program" --test-threads=1 ||
+				failed+=("$kernel without IPv6: $program")
+		fi
 	done
 done
 if [ ${#failed[@]} -gt 0 ]; then

@@ -9,6 +9,7 @@ usage: integration/vm.sh KERNEL -- COMMAND [ARGUMENT...]
 KERNEL is a row of integration/kernels.txt (such as 6.1), fetched by `integration/setup.sh vm KERNEL`. The output and the
 exit code are those of the command; 125 if the machine did not come up, 124 if JITTERSCOPE_VM_TIMEOUT (600 seconds) went by.
 JITTERSCOPE_VM_RW names directories, separated by colons, to which the command may write; /tmp is its own.
+JITTERSCOPE_VM_APPEND is added to the kernel's command line.
 PATH, CI, RUST_*, CARGO_* and JITTERSCOPE_* are passed on.
 END
 	exit 64
@@ -65,10 +66,15 @@ for directory in "${writable[@]}"; do
 	shares+=(--rwdir="$directory")
 done
 
+arguments=()
+if [ -n "${JITTERSCOPE_VM_APPEND:-}" ]; then
+	arguments=(--append "$JITTERSCOPE_VM_APPEND")
+fi
+
 # The image lies above its modules, which is where virtme-ng looks for them. 9p as the file system, for it needs no daemon.
 PATH=$virtme:$PATH timeout --kill-after=10 "${JITTERSCOPE_VM_TIMEOUT:-600}" \
 	vng --run "$cache/kernels/$release/root/vmlinuz" --disable-kvm --force-9p --disable-microvm --cpus 2 --memory 2G \
-	--user root "${shares[@]}" -- bash "$work/command" >"$work/console" 2>&1 </dev/null &
+	--user root "${shares[@]}" "${arguments[@]}" -- bash "$work/command" >"$work/console" 2>&1 </dev/null &
 machine=$!
 tail --follow --lines=+1 --sleep-interval=0.2 --pid="$machine" "$work/output"
 ended=0

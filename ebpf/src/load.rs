@@ -349,12 +349,24 @@ impl Loaded {
             return Err(FormError::ForeignBtf);
         }
         let program = self.ebpf.program_mut(name).ok_or(FormError::Absent)?;
-        attach_program(program, form, hook, kernel).inspect_err(|_| {
-            // A program that loaded but did not attach would stay in the kernel for nothing.
-            let _ = unload(program);
-        })
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let attached = attach_program(program, form, hook, kernel);
+            if attached.is_err() {
+                // A program that loaded but did not attach would stay in the kernel for nothing.
+                let _ = unload(program);
+            }
+            match attached {
+                Err(error) if error.is_interrupted() && tries < TRIES => {}
+                other => return other,
+            }
+        }
     }
 }
+
+/// How often a program is offered to the kernel while signals interrupt the verifier.
+const TRIES: u32 = 10;
 
 /// Why one form did not attach.
 #[derive(Debug, thiserror::Error)]
@@ -369,6 +381,19 @@ enum FormError {
     Kernel(#[from] KernelError),
     #[error("{}", chain(.0))]
     Program(#[from] ProgramError),
+}
+
+impl FormError {
+    /// The verifier gives up when a signal waits for the thread (`kernel/bpf/verifier.c`, `do_check`); that says nothing of
+    /// the program.
+    fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Program(ProgramError::LoadError { io_error, .. }) => {
+                io_error.raw_os_error() == Some(libc::EAGAIN)
+            }
+            _ => false,
+        }
+    }
 }
 
 fn attempt(form: Form, error: &FormError) -> Attempt {

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Child, Command};
 
 use common::{Network, Probe, can_load, eventually, sh};
 use jitterscope_ebpf::abi::{drop_key, neighbour, neighbour_key};
@@ -35,6 +36,39 @@ fn the_best_form_that_the_kernel_accepts_is_attached() {
             let text = missing.unwrap().to_string();
             assert!(text.contains("fentry: ") && text.contains("kprobe: "), "{text}");
         }
+    }
+}
+
+/// Stops and continues this process every few milliseconds, until it is dropped.
+struct Signals(Child);
+
+impl Signals {
+    fn start() -> Self {
+        let storm =
+            format!("while kill -STOP {0} && kill -CONT {0}; do sleep 0.03; done", std::process::id());
+        Self(Command::new("sh").args(["-c", &storm]).spawn().unwrap())
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // It may just have stopped this process and be about to continue it: it must not die between the two.
+        sh(&format!("kill -TERM {}; kill -CONT {}", self.0.id(), std::process::id()));
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn signals_that_interrupt_the_verifier_do_not_refuse_a_program() {
+    if !can_load() {
+        return;
+    }
+    let kernel = kernel();
+    let _signals = Signals::start();
+    // The largest program, which is verified for longest.
+    for _ in 0..20 {
+        let loaded = Object::SOCKETS.load(&LoadOptions::new(&kernel)).unwrap();
+        assert_eq!(loaded.missing().len(), 0, "{:?}", loaded.missing());
     }
 }
 

@@ -136,12 +136,15 @@ fn a_close_with_unread_data_resets_an_established_connection() {
     let mut probe = Probe::open(&network);
     for family in FAMILIES {
         let listener = network.b.inside(|| TcpListener::bind(server(family)).unwrap());
+        // What the client closes before the reset is there would not be established any more.
+        let mut clients = Vec::new();
         for _ in 0..10 {
             let mut client = connect(&network.a, family);
             let (accepted, _) = listener.accept().unwrap();
             client.write_all(b"unread").unwrap();
             eventually("the data has arrived", || accepted.peek(&mut [0; 8]).is_ok_and(|bytes| bytes == 6));
             drop(accepted);
+            clients.push(client);
         }
         eventually("the client got them", || probe.received(&network.a, family, ESTABLISHED) == 10);
         assert_eq!(probe.sent(&network.b, family, "TCP_ABORT_ON_CLOSE"), 10);
@@ -162,9 +165,11 @@ fn a_close_with_linger_0_resets_an_established_connection() {
     let probe = Probe::open(&network);
     for family in FAMILIES {
         let listener = network.b.inside(|| TcpListener::bind(server(family)).unwrap());
+        // What the server closes before the reset is there would not be established any more.
+        let mut accepted = Vec::new();
         for _ in 0..10 {
             let client = connect(&network.a, family);
-            let _accepted = listener.accept().unwrap();
+            accepted.push(listener.accept().unwrap());
             rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
             drop(client);
         }

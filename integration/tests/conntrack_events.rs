@@ -335,7 +335,9 @@ fn a_deleted_namespace_is_gone_soon_although_it_was_listened_to() {
     // A namespace that something keeps alive keeps its devices.
     let gone = || kept.ip("link show here").is_err().then_some(());
     poll::within(SOON, "the other end is gone with its namespace", gone).unwrap();
-    assert!(sockets() < before + 1, "{before}");
+    // Files of procfs that are being read count too, for a moment.
+    let closed = || (sockets() <= before).then_some(());
+    poll::within(SOON, "no more descriptors than before", closed).unwrap();
     assert!(is_listened_to(&receiver, &kept));
     receiver.stop().unwrap();
 }

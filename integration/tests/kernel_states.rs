@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use jitterscope::probe::PROBES;
+use jitterscope::probe::{Definition, PROBES};
 use jitterscope_integration::receiver::{once, skipped};
 use jitterscope_integration::requirements;
+use jitterscope_integration::telemetry::{Telemetry, has};
+use jitterscope_semconv::{attribute as key, value::NetworkType};
 
 /// A probe that cannot run, and a part of the reason.
 type Skipped = (&'static str, &'static str);
@@ -61,6 +63,7 @@ fn every_probe_works_alone_or_says_what_is_missing() {
                 let foreign: Vec<&str> =
                     telemetry.metrics().map(|(_, metric)| &*metric.name).filter(|name| !own(name)).collect();
                 assert_eq!(foreign, [""; 0], "{}", probe.name);
+                check_family(probe, &telemetry);
             }
             (Err((status, told)), Some(reason)) => {
                 assert_eq!(status.code(), Some(69), "{}: {told}", probe.name);
@@ -68,5 +71,19 @@ fn every_probe_works_alone_or_says_what_is_missing() {
             }
             (found, expected) => panic!("{}: {found:?}, {expected:?}", probe.name),
         }
+    }
+}
+
+/// A kernel without IPv6 tells none of it, and all that it tells of IPv4.
+fn check_family(probe: &Definition, telemetry: &Telemetry) {
+    let told = |family: NetworkType| {
+        let names = probe.metrics.iter().flat_map(|metric| telemetry.points(metric.name));
+        names.filter(|point| has(&point.attributes, key::NETWORK_TYPE.key, family.as_str())).count()
+    };
+    if !fs::exists("/proc/net/if_inet6").unwrap() {
+        assert_eq!(told(NetworkType::Ipv6), 0, "{}", probe.name);
+    }
+    if probe.name == "ip" || probe.name == "udp" {
+        assert_ne!(told(NetworkType::Ipv4), 0, "{}", probe.name);
     }
 }

@@ -1,6 +1,7 @@
 //! Processor time of a collection by the number of namespaces, against merely reading the same files.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Read,
     process::{Child, Command, Stdio},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use jitterscope_integration::{poll, telemetry};
-use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
 
 use crate::{
     process::{Receiver, UNCOMPRESSED, cpu},
@@ -86,41 +87,52 @@ fn reading(pods: &[Pod]) -> Result<f64> {
     Ok((cpu("self")? - before).as_secs_f64() * 1e3 / f64::from(rounds))
 }
 
-/// The receiver's own figures: how long each probe's part of a collection took, and what memory all of it needed.
+/// The receiver's own figures: how long each probe's part of a collection took once it was under way, for the first ones
+/// contain the loading of programs; and what memory all of it needed.
 fn split(interval: &str) -> Result<()> {
     let mut receiver = Receiver::start(None, &[interval])?;
     receiver.running()?;
-    sleep(Duration::from_secs(4));
+    sleep(Duration::from_secs(6));
     let resident = receiver.memory("VmRSS")?;
     receiver.end()?;
     let printed = receiver.printed()?;
-    let durations =
-        printed.metrics().filter(|(_, metric)| metric.name == "jitterscope.probe.collect.duration");
-    let Some((_, last)) = durations.last() else { return Ok(()) };
-    let parts: Vec<String> = match &last.data {
-        Some(Data::Histogram(histogram)) => histogram
-            .data_points
-            .iter()
-            .map(|point| part(&point.attributes, point.sum, point.count))
-            .collect(),
-        Some(Data::ExponentialHistogram(histogram)) => histogram
-            .data_points
-            .iter()
-            .map(|point| part(&point.attributes, point.sum, point.count))
-            .collect(),
-        _ => Vec::new(),
-    };
+    let sums: Vec<_> = printed
+        .metrics()
+        .filter(|(_, metric)| metric.name == DURATION)
+        .map(|(_, metric)| sums(metric))
+        .collect();
+    ensure!(sums.len() > 2, "{} readings of {DURATION}", sums.len());
+    let (early, late) = (&sums[sums.len() / 2], &sums[sums.len() - 1]);
+    let parts: Vec<String> =
+        late.iter().filter_map(|(name, now)| part(name, early.get(name)?, now)).collect();
     println!("      {}; {resident} KiB resident", parts.join(", "));
     Ok(())
 }
 
-fn part(
-    attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue],
-    sum: Option<f64>,
-    count: u64,
-) -> String {
-    let names: Vec<String> = telemetry::attributes(attributes).into_values().collect();
-    format!("{} {:.2} ms", names.join(" "), sum.unwrap_or(f64::NAN) * 1e3 / count as f64)
+/// The metric that tells how long collections take.
+const DURATION: &str = jitterscope_semconv::metric::PROBE_COLLECT_DURATION.name;
+
+/// Seconds and collections so far, by probe.
+fn sums(metric: &Metric) -> BTreeMap<String, (f64, u64)> {
+    let points: Vec<_> = match &metric.data {
+        Some(Data::Histogram(histogram)) => {
+            histogram.data_points.iter().map(|point| (&point.attributes, point.sum, point.count)).collect()
+        }
+        Some(Data::ExponentialHistogram(histogram)) => {
+            histogram.data_points.iter().map(|point| (&point.attributes, point.sum, point.count)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let named = points.into_iter().map(|(attributes, sum, count)| {
+        let names: Vec<String> = telemetry::attributes(attributes).into_values().collect();
+        (names.join(" "), (sum.unwrap_or(f64::NAN), count))
+    });
+    named.collect()
+}
+
+fn part(name: &str, early: &(f64, u64), late: &(f64, u64)) -> Option<String> {
+    let collections = late.1.checked_sub(early.1).filter(|count| *count > 0)?;
+    Some(format!("{name} {:.2} ms", (late.0 - early.0) * 1e3 / collections as f64))
 }
 
 /// A process in a network namespace of its own with two interfaces beside loopback, as a pod has; ends with the value.
