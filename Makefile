@@ -5,7 +5,10 @@ ARGS ?=
 # Rows of integration/kernels.txt; all of them if empty.
 KERNELS ?=
 
-.PHONY: run test bench vm lint
+# Seconds under load of `make soak`.
+SOAK_SECONDS ?= 600
+
+.PHONY: run test bench vm soak lint
 
 run:
 	integration/setup.sh run
@@ -22,6 +25,12 @@ bench:
 	integration/setup.sh test
 	cargo build --release --package jitterscope
 	cargo bench --package jitterscope-integration
+
+# All probes at once under load, and switched on and off 500 times; a minute and ten times of it are in `make test`.
+soak:
+	integration/setup.sh test
+	cargo build --release --package jitterscope
+	JITTERSCOPE_SOAK=$(SOAK_SECONDS) JITTERSCOPE_BIN=$$(pwd)/target/release/jitterscope cargo test --package jitterscope-integration --test soak
 
 # The packet-loss tests and IPVS on other kernels, in virtual machines.
 vm:

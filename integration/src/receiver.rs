@@ -74,12 +74,29 @@ impl Receiver {
         Self::spawn(&mut command, true)
     }
 
-    fn spawn(command: &mut Command, nested: bool) -> Result<Self> {
+    /// Starts it with settings that switch all probes off, for now, and waits until it follows their changes.
+    ///
+    /// # Errors
+    /// It is not built, or ends at once.
+    pub fn start_without_probes(arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(COMMON).args(arguments);
+        let receiver = Self::begin(&mut command)?;
+        let follows = || receiver.log().contains("\"message\":\"running\"").then_some(());
+        poll::until("the receiver runs", follows)?;
+        Ok(receiver)
+    }
+
+    fn begin(command: &mut Command) -> Result<Self> {
         let directory = TempDir::new()?;
         let file = |name: &str| File::create(directory.path().join(name));
         command.stdin(Stdio::null()).stdout(file("stdout")?).stderr(file("stderr")?);
         let process = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-        let mut receiver = Self { pid: process.id(), process, directory };
+        Ok(Self { pid: process.id(), process, directory })
+    }
+
+    fn spawn(command: &mut Command, nested: bool) -> Result<Self> {
+        let mut receiver = Self::begin(command)?;
         // Probes start in this order, and each says that it runs or why not.
         let last = PROBES.iter().rfind(|probe| probe.default).context("no default probe")?;
         let last = format!("\"probe\":\"{}\"", last.name);
@@ -182,6 +199,14 @@ impl Receiver {
         self.signal(Signal::CONT)
     }
 
+    /// Tells it to read its configuration file again.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn reload(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process id")?;
         Ok(kill_process(pid, signal)?)
@@ -257,7 +282,10 @@ pub fn once(probe: &str) -> Result<Result<Telemetry, (ExitStatus, String)>> {
 }
 
 /// What `jitterscope probes` tells of each probe.
-fn listed() -> Result<Vec<Value>> {
+///
+/// # Errors
+/// The receiver is not built, or cannot run at all.
+pub fn listed() -> Result<Vec<Value>> {
     let listed = run(Command::new(binary()?).args(["probes", "--format", "json"]))?;
     Ok(serde_json::from_str(&listed)?)
 }

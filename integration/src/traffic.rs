@@ -1,6 +1,6 @@
 //! Traffic that tests make: from inside a namespace, with known totals.
 
-use std::io::{Read, Write, copy};
+use std::io::{self, Read, Write, copy};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::{scope, spawn};
 
@@ -54,7 +54,7 @@ pub fn serve(netns: &Netns, address: IpAddr) -> Result<Server> {
     spawn(move || listener.incoming().flatten().for_each(|stream| echo(&stream)));
     spawn(move || {
         let mut buffer = [0; 2048];
-        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+        while let Ok((length, peer)) = uninterrupted(|| socket.recv_from(&mut buffer)) {
             // An answer that cannot be sent is missed by the one who waits for it.
             let _ = socket.send_to(&buffer[..length], peer);
         }
@@ -79,10 +79,20 @@ pub fn requests(from: &Netns, server: Server, connections: usize) -> Result<()> 
         for number in 0..connections {
             connection(server.tcp, number)?;
             socket.send_to(b"ping", server.udp)?;
-            ensure!(socket.recv(&mut [0; 16])? == 4, "another answer");
+            ensure!(uninterrupted(|| socket.recv(&mut [0; 16]))? == 4, "another answer");
         }
         Ok(())
     })
+}
+
+/// Again after EINTR: the kernel interrupts system calls without any signal too, to get work done by the task.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// Requests over one connection.
@@ -96,7 +106,7 @@ fn connection(server: SocketAddr, number: usize) -> Result<()> {
     }
     request(&mut stream, if number.is_multiple_of(50) { LARGE } else { 100 })?;
     stream.shutdown(Shutdown::Write)?;
-    ensure!(stream.read(&mut [0])? == 0, "more than was asked for");
+    ensure!(uninterrupted(|| stream.read(&mut [0]))? == 0, "more than was asked for");
     Ok(())
 }
 

@@ -45,8 +45,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Probes(probes) => {
             let states = once::can_run(&load(&sources)?);
-            let rows: Vec<_> =
-                PROBES.iter().copied().zip(states.into_iter().map(|(_, state)| State::of(&state))).collect();
+            let rows: Vec<_> = PROBES.iter().copied().zip(states.iter().map(State::of)).collect();
             print(&cli::table(probes.format, &rows));
         }
         Command::Check(_) => return Ok(tell(&check::problems(&load(&sources)?).await)),

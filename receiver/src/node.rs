@@ -227,6 +227,8 @@ impl Node {
     ) {
         let mut over = std::pin::pin!(sleep(duration.unwrap_or(Duration::MAX)));
         let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
+        // From here on signals and changed files are followed, also by a receiver without probes.
+        info!(version = env!("CARGO_PKG_VERSION"), "running");
         loop {
             let own = self.telemetry.run(self.settings.interval, &self.outbox);
             let outbox = self.outbox.load_full();

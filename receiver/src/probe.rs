@@ -194,6 +194,8 @@ pub struct Usage {
     pub entries: Vec<(&'static str, u64)>,
     /// Its programs.
     pub programs: Vec<jitterscope_ebpf::ProgramStats>,
+    /// What they are attached to, and how.
+    pub hooks: Vec<(String, jitterscope_ebpf::Form)>,
 }
 
 impl Usage {
@@ -203,6 +205,7 @@ impl Usage {
             maps: object.maps().unwrap_or_default(),
             entries: Vec::new(),
             programs: object.programs().unwrap_or_default(),
+            hooks: object.attachments().iter().map(|on| (on.hook.clone(), on.form)).collect(),
         }
     }
 }

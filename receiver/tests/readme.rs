@@ -11,8 +11,10 @@ use jitterscope::{
 fn the_probe_table_of_the_readme_is_what_the_probes_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let readme = fs::read_to_string(&path).expect("the README is there");
-    let rows: Vec<_> =
-        PROBES.iter().map(|probe| (*probe, State { can_run: Ok(()), limitation: None })).collect();
+    let rows: Vec<_> = PROBES
+        .iter()
+        .map(|probe| (*probe, State { can_run: Ok(()), limitation: None, hooks: Vec::new() }))
+        .collect();
     let table = table(TableFormat::Markdown, &rows);
     let begin = readme.find("<!-- probes:").expect("the table's beginning is marked");
     let begin = begin + readme[begin..].find('\n').expect("the mark stands on a line") + 1;

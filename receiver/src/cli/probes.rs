@@ -1,9 +1,13 @@
 //! The table of probes, for people, scripts and the documentation.
 
+use jitterscope_ebpf::Form;
 use serde_json::{Value, json};
 
 use super::TableFormat;
-use crate::probe::{Definition, Overhead, Source};
+use crate::{
+    node::once::Tried,
+    probe::{Definition, Overhead, Source},
+};
 
 /// What a probe can do on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,19 +16,21 @@ pub struct State {
     pub can_run: Result<(), String>,
     /// What it cannot see here although it runs.
     pub limitation: Option<String>,
+    /// Hooks of the kernel that its programs are attached to, and the form of each.
+    pub hooks: Vec<(String, Form)>,
 }
 
 impl State {
     /// What opening the probe showed.
     #[must_use]
-    pub fn of(state: &crate::account::State) -> Self {
+    pub fn of(tried: &Tried) -> Self {
         use crate::account::State::{Running, Skipped};
-        let can_run = match state {
+        let can_run = match &tried.state {
             Skipped(skip) => Err(skip.to_string()),
             _ => Ok(()),
         };
-        let limitation = if let Running(limitation) = state { limitation.clone() } else { None };
-        Self { can_run, limitation }
+        let limitation = if let Running(limitation) = &tried.state { limitation.clone() } else { None };
+        Self { can_run, limitation, hooks: tried.usage.hooks.clone() }
     }
 }
 
@@ -72,7 +78,12 @@ fn object((probe, state): &(&Definition, State)) -> Value {
         "can_run": state.can_run.is_ok(),
         "reason": state.can_run.as_ref().err(),
         "limitation": state.limitation,
+        "hooks": state.hooks.iter().map(hook).collect::<Value>(),
     })
+}
+
+fn hook((hook, form): &(String, Form)) -> Value {
+    json!({ "hook": hook, "form": form.name() })
 }
 
 fn markdown(probes: &[(&Definition, State)]) -> String {
@@ -147,8 +158,11 @@ mod tests {
 
     fn rows() -> Vec<(&'static Definition, State)> {
         vec![
-            (&TCP, State { can_run: Ok(()), limitation: None }),
-            (&TCP, State { can_run: Err("no BTF".into()), limitation: None }),
+            (
+                &TCP,
+                State { can_run: Ok(()), limitation: None, hooks: vec![("tcp_probe".into(), Form::TpBtf)] },
+            ),
+            (&TCP, State { can_run: Err("no BTF".into()), limitation: None, hooks: Vec::new() }),
         ]
     }
 
@@ -166,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_a_probe_cannot_see_here_is_told() {
-        let rows = [(&TCP, State { can_run: Ok(()), limitation: Some("without hook x".into()) })];
+        let state = State { can_run: Ok(()), limitation: Some("without hook x".into()), hooks: Vec::new() };
+        let rows = [(&TCP, state)];
         let text = table(TableFormat::Text, &rows);
         assert!(text.contains(" part ") && text.trim_end().ends_with("(here without hook x)"), "{text}");
         let value: Value = serde_json::from_str(&table(TableFormat::Json, &rows)).unwrap();
@@ -179,6 +194,7 @@ mod tests {
         assert_eq!(value[0]["name"], "tcp");
         assert_eq!(value[0]["can_run"], true);
         assert_eq!(value[0]["reason"], Value::Null);
+        assert_eq!(value[0]["hooks"], json!([{ "hook": "tcp_probe", "form": "tp_btf" }]));
         assert_eq!(value[1]["can_run"], false);
         assert_eq!(value[1]["reason"], "no BTF");
         assert_eq!(value[1]["capabilities"][1], "CAP_BPF");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{net::TcpStream, net::UnixStream, time::timeout};
 
-use super::once::can_run;
+use super::once::{Tried, can_run};
 use crate::{
     account::State,
     config::{Endpoint, Settings},
@@ -17,7 +17,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Every problem of the environment, one sentence each.
 pub async fn problems(settings: &Settings) -> Vec<String> {
     let mut problems = Vec::new();
-    for (name, state) in can_run(settings) {
+    for Tried { name, state, .. } in can_run(settings) {
         let Some(wanted) = settings.probes.get(name).filter(|probe| probe.enabled) else { continue };
         let State::Skipped(skip) = state else { continue };
         // That the machine has none of what a probe watches is a problem only for who says that it must.

@@ -10,7 +10,7 @@ use crate::{
     config::Settings,
     export::{Exporters, Outbox, Sink, text::Text},
     pods,
-    probe::{Machine, Opening, PROBES, task::Surroundings},
+    probe::{Machine, Opening, PROBES, Usage, task::Surroundings},
     supervisor::{Required, Supervisor},
     telemetry::Telemetry,
 };
@@ -61,18 +61,28 @@ fn refused(required: Vec<Required>) -> Failure {
     Failure::Required(required)
 }
 
+/// What opening a probe showed.
+pub struct Tried {
+    /// Which.
+    pub name: &'static str,
+    /// Whether it can run here.
+    pub state: State,
+    /// What it has in the kernel when it runs.
+    pub usage: Usage,
+}
+
 /// Whether each probe can run here: it is opened and closed again.
-pub fn can_run(settings: &Settings) -> Vec<(&'static str, State)> {
+pub fn can_run(settings: &Settings) -> Vec<Tried> {
     let machine = Machine::new(settings.kernel.btf.as_deref());
     let try_one = |definition: &&'static crate::probe::Definition| {
-        let state = match settings.probes.get(definition.name) {
+        let (state, usage) = match settings.probes.get(definition.name) {
             Some(own) => match (definition.open)(&Opening { settings: own, machine: &machine }) {
-                Ok(probe) => State::Running(probe.limitation()),
-                Err(skip) => State::Skipped(skip),
+                Ok(probe) => (State::Running(probe.limitation()), probe.usage()),
+                Err(skip) => (State::Skipped(skip), Usage::default()),
             },
-            None => State::Disabled,
+            None => (State::Disabled, Usage::default()),
         };
-        (definition.name, state)
+        Tried { name: definition.name, state, usage }
     };
     PROBES.iter().map(try_one).collect()
 }
