@@ -1,10 +1,12 @@
 //! Compiles every `src/bpf/*.bpf.c` with clang and turns `src/bpf/abi.h` into Rust with zerocopy derives.
 
+#[path = "build/clang.rs"]
+mod clang;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bindgen::callbacks::{DeriveInfo, ParseCallbacks};
 
 const SOURCES: &str = "src/bpf";
@@ -13,41 +15,16 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed={SOURCES}");
     println!("cargo::rerun-if-env-changed=JITTERSCOPE_CLANG");
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let clang = clang()?;
+    let compiler = clang::find()?;
+    let architecture = env::var("CARGO_CFG_TARGET_ARCH")?;
     for entry in fs::read_dir(SOURCES).context(SOURCES)? {
         let source = entry?.path();
         let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(probe) = name.strip_suffix(".bpf.c") {
-            compile(&clang, &source, &out.join(format!("{probe}.o")))?;
+            clang::compile(&compiler, &architecture, &source, &out.join(format!("{probe}.o")))?;
         }
     }
     bindings(&out.join("abi.rs"))
-}
-
-/// The compiler: what `JITTERSCOPE_CLANG` names, else the first of the usual names that runs.
-fn clang() -> Result<String> {
-    if let Ok(named) = env::var("JITTERSCOPE_CLANG") {
-        return Ok(named);
-    }
-    let runs = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-    let found = ["clang-19", "clang"].into_iter().find(runs);
-    found.map(str::to_owned).context("no clang: install clang-19, or name one in JITTERSCOPE_CLANG")
-}
-
-fn compile(clang: &str, source: &Path, object: &Path) -> Result<()> {
-    let arch = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
-        "x86_64" => "-D__TARGET_ARCH_x86",
-        "aarch64" => "-D__TARGET_ARCH_arm64",
-        other => bail!("no eBPF register layout for {other}"),
-    };
-    let mut command = Command::new(clang);
-    command.args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", arch]);
-    command.arg("-c").arg(source).arg("-o").arg(object);
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
 }
 
 #[derive(Debug)]
