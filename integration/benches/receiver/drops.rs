@@ -80,10 +80,10 @@ fn statistics(netns: &Netns) -> Result<()> {
 }
 
 /// The statistics as they were before, when dropped.
-struct Switched(String);
+pub(crate) struct Switched(String);
 
 impl Switched {
-    fn on() -> Result<Self> {
+    pub(crate) fn on() -> Result<Self> {
         let before = fs::read_to_string(STATISTICS)?;
         fs::write(STATISTICS, "1")?;
         Ok(Self(before))

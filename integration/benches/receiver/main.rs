@@ -6,6 +6,7 @@
 mod collection;
 mod drops;
 mod footprint;
+mod overhead;
 mod process;
 mod sink;
 mod sockets;
@@ -25,9 +26,10 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("footprint", footprint::run),
         ("drops", drops::run),
+        ("overhead", overhead::run),
         ("collection", collection::run),
         ("sockets", sockets::run),
     ];

@@ -49,6 +49,12 @@ impl Receiver {
         poll::until("the receiver runs", || log().contains("probe=\"netdev\"").then_some(()))
     }
 
+    /// Waits until those probes run that are to run.
+    pub(crate) fn follows(&self) -> Result<()> {
+        let log = || fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
+        poll::until("the receiver runs", || log().contains("running version=").then_some(()))
+    }
+
     /// Processor time in user and kernel mode so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         cpu(&self.child.id().to_string())
