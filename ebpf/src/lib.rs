@@ -23,6 +23,7 @@ mod objects;
 mod observer;
 pub mod packetloss;
 mod ring;
+pub mod socketlatency;
 pub mod sockets;
 mod stats;
 mod symbols;

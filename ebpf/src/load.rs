@@ -75,7 +75,7 @@ pub struct Attachment {
 }
 
 /// One form of a hook that the kernel did not accept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Attempt {
     /// The form.
     pub form: Form,
@@ -88,7 +88,7 @@ pub struct Attempt {
 }
 
 /// A hook that could not be attached in any form.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Missing {
     /// Tracepoint or kernel function.
     pub hook: String,

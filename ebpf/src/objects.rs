@@ -38,6 +38,21 @@ impl Object {
     pub const FLOWS: Self = object!("flows", optional: &[]);
     /// Tasks that wait for a CPU.
     pub const SCHEDLATENCY: Self = object!("schedlatency", optional: &[]);
+    /// What waits in sockets, to be read and to be sent. Which hooks it needs depends on the kernel: `socketlatency.rs`.
+    pub(crate) const SOCKETLATENCY: Self = object!(
+        "socketlatency",
+        optional: &[
+            "sk_data_ready",
+            "sock_def_readable",
+            "tcp_rcv_space_adjust",
+            "sock_recv_length",
+            "tcp_cleanup_rbuf",
+            "skb_consume_udp",
+            "tcp_sendmsg_locked",
+            "sock_send_length",
+            "net_dev_queue",
+        ]
+    );
     /// Softirqs: how long they wait and run.
     pub const SOFTIRQ: Self = object!("softirq", optional: &[]);
     /// Segments that TCP sends again.

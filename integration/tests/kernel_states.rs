@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use jitterscope::probe::{Definition, PROBES};
-use jitterscope_integration::receiver::{once, skipped};
+use jitterscope_integration::receiver::{limitation, once, skipped};
 use jitterscope_integration::requirements;
 use jitterscope_integration::telemetry::{Telemetry, has};
 use jitterscope_semconv::{attribute as key, value::NetworkType};
@@ -49,6 +49,26 @@ fn probes_that_cannot_run_here_are_those_whose_hooks_the_kernel_lacks() {
     for (probe, reason) in missing {
         assert!(found[probe].contains(reason), "{probe}: {}", found[probe]);
     }
+}
+
+/// On 5.10 that is also why `socketlatency` has a half alone.
+const HALVES: [(&str, &str); 5] = [
+    ("5.10.", "no waits of reads: without hook sock_def_readable: fentry: the kernel refused to load it"),
+    ("6.1.", ""),
+    ("6.12.", ""),
+    ("6.18.", ""),
+    ("7.3.", ""),
+];
+
+#[test]
+fn a_probe_that_sees_a_part_says_which() {
+    if !requirements::met(&[]) {
+        return;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let Some((_, expected)) = HALVES.iter().find(|(begins, _)| release.starts_with(begins)) else { return };
+    let told = limitation("socketlatency").unwrap();
+    assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told}");
 }
 
 #[test]

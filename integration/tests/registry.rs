@@ -37,7 +37,7 @@ type Problems = BTreeSet<String>;
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Probes that do not run by default, and have something to tell on any machine once everything is slow to them.
-const MEASURING: [&str; 3] = ["softirq", "schedlatency", "biolatency"];
+const MEASURING: [&str; 4] = ["softirq", "schedlatency", "biolatency", "socketlatency"];
 
 /// What the receiver's own telemetry is about.
 const ITSELF: [&Entity; 2] = [&entity::SERVICE_INSTANCE, &entity::PROCESS];

@@ -26,6 +26,7 @@ mod qdisc;
 mod rdma;
 mod schedlatency;
 mod sock;
+mod socketlatency;
 mod softirq;
 mod softnet;
 mod sums;
@@ -63,6 +64,7 @@ pub const PROBES: &[&Definition] = &[
     &schedlatency::DEFINITION,
     &biolatency::DEFINITION,
     &netiftxlatency::DEFINITION,
+    &socketlatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

@@ -286,6 +286,8 @@ struct scheduler_event {
 	u8 command[COMMAND_NAME];
 };
 
+#include "abi_wait.h"
+
 #define DISK_NAME 32
 
 /* What block requests are counted by. */

@@ -54,6 +54,7 @@ struct bpf_raw_tracepoint_args {
 #define TCP_SYN_RECV	 3
 #define TCP_TIME_WAIT	 6
 #define TCP_CLOSE	 7
+#define TCP_CLOSE_WAIT	 8
 #define TCP_LISTEN	 10
 #define TCP_NEW_SYN_RECV 12
 #define ETH_P_IP	 0x0800
@@ -63,6 +64,8 @@ struct bpf_raw_tracepoint_args {
 #define IPPROTO_RAW	 255
 #define IPPROTO_MPTCP	 262
 #define HEADER_UNSET	 0xffff
+#define MSG_PEEK	 0x0002
+#define MSG_ERRQUEUE	 0x2000
 
 /* include/net/{tcp,inet_connection_sock}.h */
 #define TCP_CA_RECOVERY	     3
@@ -189,6 +192,10 @@ typedef struct {
 	s64 counter;
 } atomic64_t;
 
+typedef struct refcount_struct {
+	atomic_t refs;
+} refcount_t;
+
 /* Until 5.11: zero before the first use. */
 struct net___v5_10 {
 	atomic64_t net_cookie;
@@ -260,8 +267,18 @@ struct sock_common {
 	unsigned long skc_flags;
 };
 
+typedef struct {
+	s32 owned;
+} socket_lock_t;
+
+struct sk_buff_head {
+	u32 qlen;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
+	struct sk_buff_head sk_receive_queue;
 	struct sock_cgroup_data sk_cgrp_data;
 	u16 sk_protocol;
 	s32 sk_err;
@@ -292,6 +309,7 @@ struct tcp_sock {
 	u32 rcv_nxt;
 	u32 copied_seq;
 	u32 write_seq;
+	u32 snd_nxt;
 	u32 snd_una;
 	u32 packets_out;
 	u32 segs_in;
@@ -299,6 +317,18 @@ struct tcp_sock {
 	u64 bytes_received;
 	u64 bytes_sent;
 	u64 bytes_retrans;
+};
+
+struct udp_sock {
+	struct sk_buff_head reader_queue;
+};
+
+struct iov_iter {
+	u64 count;
+};
+
+struct msghdr {
+	struct iov_iter msg_iter;
 };
 
 struct request_sock {
@@ -418,6 +448,7 @@ struct sk_buff {
 	u32 tail;
 	u8 *head;
 	u8 *data;
+	refcount_t users;
 	char cb[48];
 };
 

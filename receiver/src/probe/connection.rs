@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use jitterscope_ebpf::abi::connection;
 use jitterscope_semconv::{
     attribute as key,
-    value::{NetworkConnectionState as State, NetworkTransport, NetworkType},
+    value::{NetworkConnectionState as State, NetworkType},
 };
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
+use super::packetloss::transport_name;
 use crate::batch::attributes::key_value;
 
 /// An address as the kernel holds it: IPv4 in the first four bytes. `None` for anything but IP.
@@ -39,23 +40,26 @@ pub(super) fn end(address: IpAddr, port: Option<u16>) -> String {
     }
 }
 
-/// Addresses, ports, protocol and state of a socket's connection.
+/// Addresses, ports, protocol and state of a socket's connection. One that is not connected has no peer.
 pub(super) fn attributes(of: &connection) -> Vec<KeyValue> {
-    let mut attributes = vec![key_value(&key::NETWORK_TRANSPORT, NetworkTransport::Tcp.as_str())];
+    let mut attributes = vec![key_value(&key::NETWORK_TRANSPORT, transport_name(of.protocol).as_str())];
     let text = |key, address: IpAddr| key_value(key, address.to_string().as_str());
     attributes.extend(family_name(of.family).map(|family| key_value(&key::NETWORK_TYPE, family.as_str())));
     attributes.extend(address(of.family, of.local_address).map(|ip| text(&key::NETWORK_LOCAL_ADDRESS, ip)));
     attributes.push(key_value(&key::NETWORK_LOCAL_PORT, i64::from(of.local_port)));
-    attributes.extend(address(of.family, of.peer_address).map(|ip| text(&key::NETWORK_PEER_ADDRESS, ip)));
-    attributes.push(key_value(&key::NETWORK_PEER_PORT, i64::from(of.peer_port)));
+    if of.peer_port != 0 {
+        attributes.extend(address(of.family, of.peer_address).map(|ip| text(&key::NETWORK_PEER_ADDRESS, ip)));
+        attributes.push(key_value(&key::NETWORK_PEER_PORT, i64::from(of.peer_port)));
+    }
     attributes.extend(state(of.state).map(|state| key_value(&key::NETWORK_CONNECTION_STATE, state.as_str())));
     attributes
 }
 
-/// `10.0.0.1:51324 ↔ 10.0.0.2:443`, the owner's end first.
+/// `10.0.0.1:51324 ↔ 10.0.0.2:443`, the owner's end first, and alone where there is no peer.
 pub(super) fn ends(of: &connection) -> String {
     let one = |bytes, port| address(of.family, bytes).map_or_else(String::new, |ip| end(ip, Some(port)));
-    format!("{} ↔ {}", one(of.local_address, of.local_port), one(of.peer_address, of.peer_port))
+    let local = one(of.local_address, of.local_port);
+    if of.peer_port == 0 { local } else { format!("{local} ↔ {}", one(of.peer_address, of.peer_port)) }
 }
 
 /// States of TCP by the kernel's number (`include/net/tcp_states.h`). A request that is no socket yet has its own.
