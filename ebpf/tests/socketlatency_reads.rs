@@ -15,6 +15,7 @@ use common::{Network, eventually};
 use jitterscope_ebpf::abi::SOCKET_READ;
 use jitterscope_ebpf::socketlatency::Half;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 use waits::{
     FAMILIES, HOLD, Probe, TCP, UDP, caller, check_one, connection, datagrams, ends, hold, more, named,
     readable, server, slow, undisturbed,
@@ -293,6 +294,55 @@ fn what_came_before_the_probe_has_no_wait_and_what_comes_later_its_own() {
             let told = probe.told(&network.b);
             assert!(late.iter().all(|count| *count <= 1) && told.is_empty(), "{late:?} {told:?}");
             late[0] == 0 && late[1] == 1 && later == [1, 2]
+        });
+    }
+}
+
+#[test]
+fn a_call_that_takes_many_arrivals_has_the_wait_of_the_first() {
+    let Some(probe) = Probe::open(Half::Reads) else { return };
+    let network = Network::new();
+    for family in FAMILIES {
+        undisturbed("a call", || {
+            let (mut client, mut accepted) = connection(&network, family);
+            let before = probe.reads(&network.b, family, TCP);
+            let wrote = Instant::now();
+            client.write_all(&[0; 3000]).unwrap();
+            readable(&accepted, 3000);
+            let held = hold();
+            (0..10).for_each(|_| client.write_all(&[0; 3000]).unwrap());
+            readable(&accepted, 33_000);
+            let read = Instant::now();
+            assert_eq!(accepted.read(&mut vec![0; 40_000]).unwrap(), 33_000);
+            let waits = more(probe.reads(&network.b, family, TCP), &before);
+            if waits.count() == 0 {
+                return false;
+            }
+            check_one(&waits, read - held, wrote.elapsed());
+            true
+        });
+    }
+}
+
+#[test]
+fn a_call_that_waits_for_more_does_not_make_what_it_has_wait() {
+    let Some(probe) = Probe::open(Half::Reads) else { return };
+    let network = Network::new();
+    for family in FAMILIES {
+        undisturbed("a call that waits", || {
+            let (mut client, accepted) = connection(&network, family);
+            let before = probe.reads(&network.b, family, TCP);
+            std::thread::scope(|scope| {
+                let all = || recv(&accepted, &mut [0; 10], RecvFlags::WAITALL).unwrap().1;
+                let reader = scope.spawn(all);
+                client.write_all(&[0; 5]).unwrap();
+                hold();
+                client.write_all(&[0; 5]).unwrap();
+                assert_eq!(reader.join().unwrap(), 10);
+            });
+            let waits = more(probe.reads(&network.b, family, TCP), &before);
+            assert!(waits.count() <= 2 && slow(&waits) == 0, "{waits:?}");
+            waits.count() == 2
         });
     }
 }

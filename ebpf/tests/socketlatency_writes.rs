@@ -14,7 +14,8 @@ use jitterscope_ebpf::abi::SOCKET_WRITE;
 use jitterscope_ebpf::socketlatency::Half;
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size, set_tcp_cork};
 use waits::{
-    FAMILIES, HOLD, PORT, Probe, caller, check_one, connection, ends, hold, more, named, slow, undisturbed,
+    FAMILIES, HOLD, PORT, Probe, TCP, caller, check_one, connection, ends, hold, more, named, slow,
+    undisturbed,
 };
 
 /// The hook that comes in several forms.
@@ -219,4 +220,39 @@ fn writes_beyond_the_limit_are_counted_as_missing() {
             });
         }
     });
+}
+
+#[test]
+fn a_kernel_that_lacks_the_hooks_of_a_half_has_the_other() {
+    if !can_load() {
+        return;
+    }
+    let network = Network::new();
+    let alone = |half, without: &str| {
+        let probe = Probe::open_without(half, &[without]).ok()?;
+        let (lacking, missing) = probe.probe.missing.as_ref().unwrap();
+        assert!(*lacking != half && missing.hook == without, "{missing}");
+        Some(probe)
+    };
+    if let Some(probe) = alone(Half::Reads, WRITES) {
+        undisturbed("reads alone", || exchange(&network, &probe).0 == 10);
+        assert_eq!(probe.writes(&network.a, 4).count(), 0);
+    }
+    if let Some(probe) = alone(Half::Writes, "tcp_rcv_space_adjust") {
+        undisturbed("writes alone", || exchange(&network, &probe).1 == 10);
+        assert_eq!(probe.reads(&network.b, 4, TCP).count(), 0);
+    }
+}
+
+/// Ten writes of `a` that `b` reads: how many waits of either kind there were.
+fn exchange(network: &Network, probe: &Probe) -> (u64, u64) {
+    let (mut client, mut accepted) = connection(network, 4);
+    let counts = || (probe.reads(&network.b, 4, TCP).count(), probe.writes(&network.a, 4).count());
+    let before = counts();
+    for _ in 0..10 {
+        client.write_all(b"x").unwrap();
+        accepted.read_exact(&mut [0]).unwrap();
+    }
+    let now = counts();
+    (now.0 - before.0, now.1 - before.1)
 }
