@@ -256,3 +256,62 @@ fn exchange(network: &Network, probe: &Probe) -> (u64, u64) {
     let now = counts();
     (now.0 - before.0, now.1 - before.1)
 }
+
+#[test]
+fn what_a_call_could_not_write_waits_from_the_next_call_on() {
+    in_each_form(|probe| {
+        let network = Network::new();
+        for family in FAMILIES {
+            undisturbed("a call and its rest", || {
+                let (mut client, mut accepted) = connection(&network, family);
+                let data = vec![0; 5_000_000];
+                let before = probe.writes(&network.a, family);
+                client.set_nonblocking(true).unwrap();
+                let part = client.write(&data).unwrap();
+                client.set_nonblocking(false).unwrap();
+                assert!(part < data.len());
+                accepted.read_exact(&mut vec![0; part]).unwrap();
+                hold();
+                std::thread::scope(|scope| {
+                    let rest = &data[part..];
+                    scope.spawn(|| accepted.read_exact(&mut vec![0; rest.len()]).unwrap());
+                    client.write_all(rest).unwrap();
+                });
+                let waits = more(probe.writes(&network.a, family), &before);
+                assert!(waits.count() <= 2 && slow(&waits) == 0, "{waits:?}");
+                waits.count() == 2
+            });
+        }
+    });
+}
+
+#[test]
+fn a_last_byte_that_is_kept_back_waits_although_the_rest_has_left() {
+    in_each_form(|probe| {
+        let network = Network::new();
+        for family in FAMILIES {
+            undisturbed("a corked write", || {
+                let (mut client, mut accepted) = connection(&network, family);
+                let before = probe.writes(&network.a, family);
+                // One segment and a bit: what remains of 1500 bytes after the headers and a time stamp.
+                let segment = if family == 4 { 1448 } else { 1428 };
+                set_tcp_cork(&client, true).unwrap();
+                let began = Instant::now();
+                client.write_all(&vec![0; segment + 10]).unwrap();
+                accepted.read_exact(&mut vec![0; segment]).unwrap();
+                let held = Instant::now();
+                // It is not kept back for longer than 200 ms.
+                std::thread::sleep(HOLD / 3);
+                let kept = held.elapsed();
+                set_tcp_cork(&client, false).unwrap();
+                accepted.read_exact(&mut [0; 10]).unwrap();
+                let waits = more(probe.writes(&network.a, family), &before);
+                if waits.count() == 0 {
+                    return false;
+                }
+                check_one(&waits, kept, began.elapsed());
+                true
+            });
+        }
+    });
+}
