@@ -17,8 +17,6 @@ const WRITE_END: &str = "sock_send_length";
 
 /// Most series of each half: two families of two protocols in 250 pods.
 pub const SERIES: u32 = 1024;
-/// Most connections with something unsent at once. Writes to one more are not measured, and counted as missing.
-pub const UNSENT: u32 = 4096;
 
 /// The program, attached. Dropping it detaches it.
 #[derive(Debug)]
@@ -29,14 +27,15 @@ pub struct SocketLatency {
     pub reads: Table<socket_wait_key, histogram>,
     /// Waits to be sent.
     pub writes: Table<socket_wait_key, histogram>,
-    /// Connections with something unsent, by address.
+    /// Connections that write, by address. Past half of its room only those with something unsent; writes to one that has no
+    /// room are not measured, and counted as missing.
     pub unsent: Table<u64, Unsent>,
     /// Which half is left out, and why.
     pub missing: Option<(Half, Missing)>,
 }
 
 /// `struct unsent` of `unsent.h`; user space only counts them.
-pub type Unsent = [u64; 84];
+pub type Unsent = [u64; 88];
 
 /// A half of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +95,7 @@ fn load(kernel: &Kernel, options: &ObserverOptions<'_>, without: &[&str]) -> Res
     let latency = Range::LATENCY.bounds();
     let own = options.constants.iter().map(|constant| crate::Constant { ..*constant });
     let constants: Vec<_> = own.chain([latency.constant()]).collect();
-    let entries = [&[("reads", SERIES), ("writes", SERIES), ("unsent", UNSENT)], options.entries].concat();
+    let entries = [&[("reads", SERIES), ("writes", SERIES)], options.entries].concat();
     let options =
         ObserverOptions { host_netns: options.host_netns, constants: &constants, entries: &entries, without };
     Observer::open(&Object::SOCKETLATENCY, kernel, &options)

@@ -122,7 +122,6 @@ fn every_read_is_counted_once_and_ordinary_ones_are_not_told() {
     }
     let (a, b) = (probe.told(&network.a), probe.told(&network.b));
     assert!(a.is_empty() && b.is_empty(), "{a:?} {b:?}");
-    assert_eq!(probe.overflow(), 0);
 }
 
 #[test]

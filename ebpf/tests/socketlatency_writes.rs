@@ -5,6 +5,7 @@
 mod common;
 mod waits;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -82,7 +83,6 @@ fn every_write_is_counted_once_and_ordinary_ones_are_not_told() {
         }
         let (a, b) = (probe.told(&network.a), probe.told(&network.b));
         assert!(a.is_empty() && b.is_empty(), "{a:?} {b:?}");
-        assert_eq!(probe.overflow(), 0);
     });
 }
 
@@ -100,7 +100,7 @@ fn what_does_not_fit_into_the_peers_window_waits_until_it_is_read() {
 fn full_window(network: &Network, probe: &mut Probe, family: u8) -> bool {
     let (mut client, mut accepted) = connection(network, family);
     set_socket_send_buffer_size(&client, 100_000).unwrap();
-    let (before, overflow) = (probe.writes(&network.a, family), probe.overflow());
+    let before = probe.writes(&network.a, family);
     let began = Instant::now();
     let (whole, mut left) = named("writer", || fill(&mut client, &[0; 50_000]));
     let held = hold();
@@ -115,7 +115,7 @@ fn full_window(network: &Network, probe: &mut Probe, family: u8) -> bool {
     // Before 6.3 a call that wrote a part is counted when the next one begins.
     client.write_all(b"next").unwrap();
     accepted.read_exact(&mut [0; 4]).unwrap();
-    let (waits, overflow) = (counted(), probe.overflow() - overflow);
+    let waits = counted();
     let told = probe.told(&network.a);
     assert!(waits.count() <= whole + partial + 1, "{waits:?} {whole} {partial}");
     assert_eq!(told.len() as u64, slow(&waits));
@@ -130,7 +130,7 @@ fn full_window(network: &Network, probe: &mut Probe, family: u8) -> bool {
     }
     let longest = told.iter().map(|event| event.wait).max().unwrap_or_default();
     assert!(told.is_empty() || u128::from(longest) >= (read - held).as_nanos(), "{longest}");
-    waits.count() == whole + partial + 1 && overflow == 0 && !told.is_empty()
+    waits.count() == whole + partial + 1 && !told.is_empty()
 }
 
 #[test]
@@ -186,16 +186,25 @@ fn what_is_sent_again_has_left_before() {
 fn nothing_stays_behind_of_a_connection_that_ends_with_something_unsent() {
     in_each_form(|probe| {
         let network = Network::new();
-        let unsent = || probe.probe.unsent.for_each(|_, _| {}).unwrap();
+        let connections = || {
+            let mut keys = BTreeSet::new();
+            probe.probe.unsent.for_each(|key, _| _ = keys.insert(*key)).unwrap();
+            keys
+        };
         for family in FAMILIES {
+            let before = connections();
             let (mut client, accepted) = connection(&network, family);
             fill(&mut client, &[0; 50_000]);
-            assert!(unsent() > 0);
+            let mut fresh = &connections() - &before;
+            assert!(!fresh.is_empty());
             set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
             drop(client);
             drop(accepted);
-            // Others on the machine write too, but are not always at it.
-            eventually("nothing is unsent", || unsent() == 0);
+            // Another connection may have come meanwhile, and one to the same address later.
+            eventually("it is gone", || {
+                fresh = &fresh & &connections();
+                fresh.is_empty()
+            });
         }
     });
 }

@@ -26,6 +26,7 @@ struct inbox {
 	u64 latest; /* when the last one arrived; 0: none has */
 	u32 last;   /* number of the last one that arrived */
 	u32 taken;  /* and of the last one that was read */
+	struct socket_wait_key key;
 	u32 numbers[DATAGRAMS];
 	u64 times[DATAGRAMS];
 };
@@ -39,7 +40,7 @@ struct {
 
 static __always_inline u32 not_looked_at(struct sock *sk)
 {
-	return BPF_CORE_READ(sk, sk_receive_queue.qlen);
+	return sk->sk_receive_queue.qlen;
 }
 
 /* Readers move all that has come to a queue of their own. */
@@ -70,6 +71,13 @@ static __always_inline u32 number_of_arrival(struct inbox *box, struct sock *sk,
 	return number;
 }
 
+/* Since when those wait that came before the probe nobody knows. */
+static __always_inline void begin_inbox(struct inbox *box, struct sock *sk)
+{
+	find_key(&box->key, sk, IPPROTO_UDP);
+	box->last = not_looked_at(sk) + looked_at(sk) - 1;
+}
+
 static __always_inline void datagram_ready(struct sock *sk)
 {
 	struct inbox *box = bpf_sk_storage_get(&inboxes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -80,9 +88,8 @@ static __always_inline void datagram_ready(struct sock *sk)
 		account(overflow);
 		return;
 	}
-	/* Since when those wait that came before the probe nobody knows. */
 	if (!box->latest)
-		box->last = not_looked_at(sk) + looked_at(sk) - 1;
+		begin_inbox(box, sk);
 	number = number_of_arrival(box, sk, now);
 	box->latest = now;
 	slot = number & (DATAGRAMS - 1);
@@ -124,7 +131,6 @@ static __always_inline void datagram_taken(struct sock *sk)
 {
 	struct inbox *box = bpf_sk_storage_get(&inboxes, sk, NULL, 0);
 	u64 now = bpf_ktime_get_ns(), since;
-	struct caller by = {};
 	u32 number, slot;
 
 	if (!box)
@@ -136,8 +142,9 @@ static __always_inline void datagram_taken(struct sock *sk)
 	since = box->times[slot];
 	if (since > now)
 		return;
-	find_caller(&by);
-	waited(sk, IPPROTO_UDP, SOCKET_READ, now - since, &by);
+	/* It may have got another peer, of the other family. */
+	box->key.family = family_of(sk);
+	read_waited(sk, &box->key, now - since, 1);
 }
 
 #endif

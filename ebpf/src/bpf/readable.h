@@ -32,6 +32,7 @@ struct stream {
 	u32 ready;  /* what comes before this position has been told to be readable */
 	u32 first;
 	u32 count;
+	struct socket_wait_key key;
 	struct arrival arrivals[ARRIVALS]; /* a ring */
 };
 
@@ -77,6 +78,7 @@ static __always_inline void begin_stream(struct sock *sk)
 		account(overflow);
 		return;
 	}
+	find_key(&s->key, sk, IPPROTO_TCP);
 	s->reader = 0;
 	s->first = 0;
 	s->count = 0;
@@ -100,7 +102,7 @@ static __always_inline void stream_ready(struct sock *sk)
 		begin_stream(sk);
 		return;
 	}
-	if (!BPF_CORE_READ(sk, sk_lock.owned))
+	if (!sk->sk_lock.owned)
 		s->reader = 0;
 	next = BPF_CORE_READ(tp, rcv_nxt);
 	if (!is_before(s->ready, next))
@@ -133,9 +135,9 @@ static __always_inline void forget_arrivals(struct stream *s, u32 position)
 static __always_inline void stream_taken(struct sock *sk)
 {
 	struct stream *s = bpf_sk_storage_get(&streams, sk, NULL, 0);
-	u64 now = bpf_ktime_get_ns(), since = 0, reader = NOBODY;
+	u64 since = 0, reader = NOBODY, now;
 	struct tcp_sock *tp = (void *)sk;
-	struct caller by = {};
+	int called;
 	u32 position;
 
 	if (!s)
@@ -143,20 +145,20 @@ static __always_inline void stream_taken(struct sock *sk)
 	position = BPF_CORE_READ(tp, copied_seq);
 	if (!is_before(s->taken, position))
 		return;
+	now = bpf_ktime_get_ns();
 	if (s->count && !is_before(s->taken, arrival_at(s, 0)->start))
 		since = arrival_at(s, 0)->since;
 	s->taken = position;
 	forget_arrivals(s, position);
 	/* A softirq reads for the kernel, on top of whatever task. */
-	if (BPF_CORE_READ(sk, sk_lock.owned)) {
+	called = sk->sk_lock.owned != 0;
+	if (called)
 		reader = bpf_get_current_pid_tgid();
-		find_caller(&by);
-	}
 	if (s->reader == reader)
 		return;
 	s->reader = reader;
 	if (since && since <= now)
-		waited(sk, IPPROTO_TCP, SOCKET_READ, now - since, &by);
+		read_waited(sk, &s->key, now - since, called);
 }
 
 /* The call has come to its end. */

@@ -53,12 +53,15 @@ static __always_inline int ready(struct sock *sk)
 	return 0;
 }
 
-static __always_inline void closed(struct sock *sk)
+/* What was written before belongs to a connection that is gone, at its beginning too: at the same address. */
+static __always_inline void forget_writes(struct sock *sk, int state)
 {
 	u64 key = (u64)sk;
 
+	if (state != TCP_ESTABLISHED && state != TCP_CLOSE)
+		return;
 	if (bpf_map_lookup_elem(&unsent, &key))
-		bpf_map_delete_elem(&unsent, &key);
+		forget_unsent(&key);
 }
 
 /* First of the hooks: nothing stays behind of a socket that closes while the others are attached. */
@@ -70,10 +73,9 @@ int state_btf(u64 *ctx)
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
+	forget_writes(sk, new);
 	if (new == TCP_ESTABLISHED)
 		begin_stream(sk);
-	else if (new == TCP_CLOSE)
-		closed(sk);
 	return 0;
 }
 
@@ -81,8 +83,7 @@ int state_btf(u64 *ctx)
 SEC("raw_tp/inet_sock_set_state")
 int state_raw(u64 *ctx)
 {
-	if ((int)ctx[2] == TCP_CLOSE)
-		closed((void *)ctx[0]);
+	forget_writes((void *)ctx[0], ctx[2]);
 	return 0;
 }
 
@@ -212,8 +213,8 @@ int queued_btf(u64 *ctx)
 	if (!u || !u->count || !segment_end(skb, &end))
 		return 0;
 	leaves(u, (void *)key, end);
-	if (!u->count)
-		bpf_map_delete_elem(&unsent, &key);
+	if (!u->count && is_crowded())
+		forget_unsent(&key);
 	return 0;
 }
 

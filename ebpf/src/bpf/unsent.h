@@ -14,6 +14,9 @@
 /* Writes of one connection that wait, a power of two. One more takes the place of the newest. */
 #define WRITES 16
 
+/* Room for connections. */
+#define MOST_UNSENT 8192
+
 struct write {
 	u64 since; /* CLOCK_MONOTONIC, ns */
 	u32 start; /* position of its first byte */
@@ -29,19 +32,54 @@ struct unsent {
 	u32 first;
 	u32 count;
 	u32 reserved;
+	struct socket_wait_key key;
 	struct write writes[WRITES]; /* a ring */
 };
 
 /* Larger than the stack: a new one is copied from here. */
 static const struct unsent nothing_unsent;
 
-/* By the address of the socket: the packets that leave do not tell it in a way that storage takes. */
+/*
+ * By the address of the socket: the packets that leave do not tell it in a way that storage takes. A
+ * connection keeps its entry until it closes; once half of the room is taken, only while something is unsent.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, MOST_UNSENT);
 	__type(key, u64);
 	__type(value, struct unsent);
 } unsent SEC(".maps");
+
+/* Entries of `unsent`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} entries SEC(".maps");
+
+static __always_inline void count_entries(s64 more)
+{
+	u32 zero = 0;
+	u64 *count = bpf_map_lookup_elem(&entries, &zero);
+
+	if (count)
+		__sync_fetch_and_add(count, more);
+}
+
+static __always_inline int is_crowded(void)
+{
+	u32 zero = 0;
+	u64 *count = bpf_map_lookup_elem(&entries, &zero);
+
+	return count && *count > MOST_UNSENT / 2;
+}
+
+static __always_inline void forget_unsent(const u64 *key)
+{
+	if (!bpf_map_delete_elem(&unsent, key))
+		count_entries(-1);
+}
 
 static __always_inline struct write *write_at(struct unsent *u, u32 index)
 {
@@ -66,7 +104,7 @@ static __always_inline void settle(struct unsent *u, struct sock *sk)
 		u->first++;
 		u->count--;
 		if (w->since <= u->sent_at)
-			waited(sk, IPPROTO_TCP, SOCKET_WRITE, u->sent_at - w->since, &w->by);
+			write_waited(sk, &u->key, u->sent_at - w->since, &w->by);
 	}
 }
 
@@ -90,12 +128,15 @@ static __always_inline struct unsent *unsent_of(struct sock *sk, const u64 *key)
 
 	if (u)
 		return u;
-	bpf_map_update_elem(&unsent, key, &nothing_unsent, BPF_NOEXIST);
+	if (!bpf_map_update_elem(&unsent, key, &nothing_unsent, BPF_NOEXIST))
+		count_entries(1);
 	u = bpf_map_lookup_elem(&unsent, key);
-	if (u)
-		u->sent = BPF_CORE_READ((struct tcp_sock *)sk, snd_nxt);
-	else
+	if (!u) {
 		account(overflow);
+		return NULL;
+	}
+	find_key(&u->key, sk, IPPROTO_TCP);
+	u->sent = BPF_CORE_READ((struct tcp_sock *)sk, snd_nxt);
 	return u;
 }
 

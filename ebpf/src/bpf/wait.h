@@ -33,31 +33,56 @@ static __always_inline void find_caller(struct caller *c)
 	bpf_get_current_comm(c->command, sizeof(c->command));
 }
 
-/* One wait, in ns, of the operation. */
-static __always_inline void waited(struct sock *sk, u8 protocol, u32 operation, u64 wait,
-				   const struct caller *by)
+/* Whose waits are counted together: looked up once, for a socket stays where it is. */
+static __always_inline void find_key(struct socket_wait_key *key, struct sock *sk, u8 protocol)
 {
-	struct socket_wait_key key = {.family = family_of(sk), .protocol = protocol};
-	struct socket_wait_event *e;
-	struct histogram *h;
+	entity_of(&key->entity, sk);
+	key->family = family_of(sk);
+	key->protocol = protocol;
+}
 
-	entity_of(&key.entity, sk);
-	h = series_of(operation == SOCKET_READ ? (void *)&reads : (void *)&writes, &key);
-	if (h)
-		observe(h, wait);
-	if (!is_slow(wait))
-		return;
-	e = begin_event(&key.entity, sk, sizeof(*e));
+static __always_inline void tell(struct sock *sk, const struct socket_wait_key *key, u32 operation, u64 wait,
+				 const struct caller *by)
+{
+	struct socket_wait_event *e = begin_event(&key->entity, sk, sizeof(*e));
+
 	if (!e)
 		return;
-	e->head.connection.protocol = protocol;
-	if (protocol != IPPROTO_TCP)
+	e->head.connection.protocol = key->protocol;
+	if (key->protocol != IPPROTO_TCP)
 		e->head.connection.state = 0;
 	e->wait = wait;
 	e->operation = operation;
 	e->pid = by->pid;
 	__builtin_memcpy(e->command, by->command, sizeof(e->command));
 	end_event(e);
+}
+
+/* A read that waited so long, in ns; `called` says that it is the current task's. */
+static __always_inline void read_waited(struct sock *sk, const struct socket_wait_key *key, u64 wait,
+					int called)
+{
+	struct histogram *h = series_of(&reads, key);
+	struct caller by = {};
+
+	if (h)
+		observe(h, wait);
+	if (!is_slow(wait))
+		return;
+	if (called)
+		find_caller(&by);
+	tell(sk, key, SOCKET_READ, wait, &by);
+}
+
+static __always_inline void write_waited(struct sock *sk, const struct socket_wait_key *key, u64 wait,
+					 const struct caller *by)
+{
+	struct histogram *h = series_of(&writes, key);
+
+	if (h)
+		observe(h, wait);
+	if (is_slow(wait))
+		tell(sk, key, SOCKET_WRITE, wait, by);
 }
 
 #endif

@@ -71,6 +71,7 @@ impl Probe {
         records.filter(|event| event.head.entity.netns == inode).collect()
     }
 
+    /// What found no room, of the whole machine.
     pub(crate) fn overflow(&self) -> u64 {
         self.probe.observer.account().unwrap().overflow
     }
