@@ -10,6 +10,7 @@ KERNEL is a row of integration/kernels.txt (such as 6.1), fetched by `integratio
 exit code are those of the command; 125 if the machine did not come up, 124 if JITTERSCOPE_VM_TIMEOUT (600 seconds) went by.
 JITTERSCOPE_VM_RW names directories, separated by colons, to which the command may write; /tmp is its own.
 JITTERSCOPE_VM_APPEND is added to the kernel's command line.
+JITTERSCOPE_VM_DEVICES are arguments of QEMU, for tests that need a device.
 PATH, CI, RUST_*, CARGO_* and JITTERSCOPE_* are passed on.
 END
 	exit 64
@@ -69,6 +70,9 @@ done
 arguments=()
 if [ -n "${JITTERSCOPE_VM_APPEND:-}" ]; then
 	arguments=(--append "$JITTERSCOPE_VM_APPEND")
+fi
+if [ -n "${JITTERSCOPE_VM_DEVICES:-}" ]; then
+	arguments+=(--qemu-opts="$JITTERSCOPE_VM_DEVICES")
 fi
 
 # The image lies above its modules, which is where virtme-ng looks for them. 9p as the file system, for it needs no daemon.

@@ -18,6 +18,8 @@ pub enum Form {
     Fexit,
     /// Entry of a kernel function, by breakpoint or ftrace.
     Kprobe,
+    /// Exit of a kernel function, by a return address of the kernel's own.
+    Kretprobe,
     /// A walk over the kernel's objects, made on demand (5.8+, needs the kernel's own BTF).
     Iter,
     /// Packets of all sockets, at the root of the cgroup hierarchy (4.10+, as a link 5.7+).
@@ -25,8 +27,16 @@ pub enum Form {
 }
 
 impl Form {
-    const ALL: [Self; 7] =
-        [Self::TpBtf, Self::RawTp, Self::Fentry, Self::Fexit, Self::Kprobe, Self::Iter, Self::CgroupSkb];
+    const ALL: [Self; 8] = [
+        Self::TpBtf,
+        Self::RawTp,
+        Self::Fentry,
+        Self::Fexit,
+        Self::Kprobe,
+        Self::Kretprobe,
+        Self::Iter,
+        Self::CgroupSkb,
+    ];
 
     /// The prefix of the section name.
     pub fn name(self) -> &'static str {
@@ -36,9 +46,15 @@ impl Form {
             Self::Fentry => "fentry",
             Self::Fexit => "fexit",
             Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
             Self::Iter => "iter",
             Self::CgroupSkb => "cgroup_skb",
         }
+    }
+
+    /// Whether it watches the end of a function: another hook than its beginning.
+    fn is_exit(self) -> bool {
+        matches!(self, Self::Fexit | Self::Kretprobe)
     }
 
     /// True when the kernel finds the hook by a type id of its own BTF.
@@ -53,7 +69,7 @@ impl fmt::Display for Form {
     }
 }
 
-/// A place in the kernel and the programs that can watch it, best form first.
+/// A place in the kernel and the programs that can watch it, best form first. The beginning of a function and its end are two.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Hook {
     pub(crate) name: String,
@@ -91,7 +107,9 @@ fn attach_point(section: &str) -> Option<(Form, &str)> {
 
 fn add(hooks: &mut Vec<Hook>, hook: &str, form: Form, program: &str) {
     let program = (form, program.to_owned());
-    match hooks.iter_mut().find(|h| h.name == hook) {
+    let is_same =
+        |h: &&mut Hook| h.name == hook && h.programs.iter().all(|(f, _)| f.is_exit() == form.is_exit());
+    match hooks.iter_mut().find(is_same) {
         Some(known) => known.programs.push(program),
         None => hooks.push(Hook { name: hook.to_owned(), programs: vec![program] }),
     }

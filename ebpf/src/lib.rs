@@ -29,6 +29,7 @@ mod stats;
 mod symbols;
 mod sys;
 mod table;
+pub mod virtcmdlatency;
 
 pub use hook::Form;
 pub use kernel::{Kernel, KernelError, host_netns};

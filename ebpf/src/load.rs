@@ -433,7 +433,7 @@ fn attach_program(program: &mut Program, form: Form, hook: &str, kernel: &Kernel
             program.load(hook, kernel.parsed()?)?;
             program.attach().map(drop)?;
         }
-        Form::Kprobe => {
+        Form::Kprobe | Form::Kretprobe => {
             let program: &mut KProbe = program.try_into()?;
             program.load()?;
             program.attach(hook, 0).map(drop)?;

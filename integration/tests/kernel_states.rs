@@ -20,6 +20,7 @@ const MODULES: &[Skipped] = &[
     ("conntrackevents", "nf_conntrack is not loaded"),
     ("ipvs", "ip_vs is not loaded"),
     ("rdma", "no RDMA device"),
+    ("virtcmdlatency", "no hook virtnet_send_command"),
 ];
 
 /// On 5.10 tracing programs have no storage with sockets (5.11) and no atomic exchange (5.12).

@@ -38,6 +38,7 @@ mod tcpreset;
 mod tcpretrans;
 mod tcpsummary;
 mod udp;
+mod virtcmdlatency;
 
 use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
@@ -65,6 +66,7 @@ pub const PROBES: &[&Definition] = &[
     &biolatency::DEFINITION,
     &netiftxlatency::DEFINITION,
     &socketlatency::DEFINITION,
+    &virtcmdlatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,

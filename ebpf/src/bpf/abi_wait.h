@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* A part of abi.h: what waits in sockets, to be read and to be sent. */
+/* A part of abi.h: what waits in sockets, to be read and to be sent, and for a device's answer. */
 #ifndef JITTERSCOPE_ABI_WAIT_H
 #define JITTERSCOPE_ABI_WAIT_H
 
@@ -21,6 +21,15 @@ struct socket_wait_event {
 	u64 wait;      /* ns */
 	u32 operation; /* enum socket_operation */
 	u32 pid;       /* of the process that read or wrote; 0: the kernel did, for whom is unknown */
+	u8 command[COMMAND_NAME];
+};
+
+/* A command on the control queue of virtio-net. */
+struct command_event {
+	struct event_head head;
+	u64 duration; /* ns */
+	u32 class;    /* include/uapi/linux/virtio_net.h */
+	u32 pid;      /* of the process on whose behalf, or of the kernel's thread */
 	u8 command[COMMAND_NAME];
 };
 
