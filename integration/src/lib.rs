@@ -9,6 +9,7 @@ pub mod faults;
 pub mod kernel;
 pub mod netns;
 pub mod network;
+pub mod otlp;
 pub mod packet;
 pub mod poll;
 pub mod receiver;

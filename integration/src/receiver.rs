@@ -74,6 +74,15 @@ impl Receiver {
         Self::spawn(&mut command, true)
     }
 
+    /// Starts it by a command that ends in running what follows it, as `unshare` and `env` do.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_by(mut command: Command, arguments: &[&str]) -> Result<Self> {
+        command.arg(binary()?).args(COMMON).args(arguments);
+        Self::spawn(&mut command, false)
+    }
+
     fn spawn(command: &mut Command, nested: bool) -> Result<Self> {
         let directory = TempDir::new()?;
         let file = |name: &str| File::create(directory.path().join(name));
