@@ -5,14 +5,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use jitterscope_integration::otlp::Protocol;
 use jitterscope_integration::otlp::certificates::{Authority, Volume, server};
-use jitterscope_integration::otlp::deliver::until;
+use jitterscope_integration::otlp::deliver::{Bed, until};
 use jitterscope_integration::otlp::server::Server;
+use jitterscope_integration::otlp::{Protocol, Signal};
 use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::requirements;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 fn env(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new("env");
@@ -29,7 +29,7 @@ fn destination(endpoint: &str, more: &str) -> String {
 async fn a_request_to_a_proxy_names_the_whole_address_and_who_asks() {
     let proxy = Server::start(Protocol::Http, []).await;
     let url = format!("http://user:pass@{}", proxy.address);
-    let set = destination("http://collector.invalid:4318/base", "");
+    let set = destination("http://collector.invalid:4318/base", ", signals: [metrics]");
     let _receiver = Receiver::start_by(env(&[("http_proxy", &url)]), &["--set", &set]).unwrap();
     let request = until("a request", || proxy.received().into_iter().next()).await;
     assert_eq!(request.path, "http://collector.invalid:4318/base/v1/metrics");
@@ -80,7 +80,7 @@ async fn an_encrypted_request_goes_through_a_tunnel_that_cannot_read_it() {
     let backend = Server::start_at("127.0.0.1:0".parse().unwrap(), Protocol::Http, Some(tls), []).await;
     let (proxy, mut asked) = tunnel(backend.address).await;
     let volume = Volume::new(&authority.certificate(), &authority.sign("client"));
-    let set = destination("https://localhost", &format!(", {}", volume.tls(false)));
+    let set = destination("https://localhost", &format!(", signals: [metrics], {}", volume.tls(false)));
     let url = format!("http://user:pass@{proxy}");
     let _receiver = Receiver::start_by(env(&[("https_proxy", &url)]), &["--set", &set]).unwrap();
     let request = until("a request", || backend.received().into_iter().next()).await;
@@ -89,6 +89,51 @@ async fn an_encrypted_request_goes_through_a_tunnel_that_cannot_read_it() {
     let head = asked.recv().await.unwrap();
     assert!(head.starts_with("CONNECT localhost:443 HTTP/1.1\r\n"), "{head}");
     assert!(head.to_lowercase().contains("proxy-authorization: basic"), "{head}");
+}
+
+#[tokio::test]
+async fn both_versions_of_ip_are_spoken() {
+    for protocol in Protocol::BOTH {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let server = Server::start_at(address.parse().unwrap(), protocol, None, []).await;
+            let bed = Bed::start(&[&server.destination()]);
+            bed.send(Signal::Logs, 0..9);
+            assert_eq!(bed.settled(Signal::Logs).await.delivered, 9, "{protocol:?} {address}");
+            assert!(server.numbers(Signal::Logs).into_iter().eq(0..9));
+            assert_eq!(bed.terms(Signal::Logs).retries, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn grpc_goes_over_a_unix_socket_that_comes_late_and_again() {
+    let server = Server::start(Protocol::Grpc, []).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("otlp.sock");
+    let bed = Bed::start(&[&format!("endpoint: 'unix://{}'", path.display())]);
+    bed.send(Signal::Logs, 0..5);
+    let error = until("it is not there", || bed.account(0).error()).await;
+    assert!(error.contains("No such file"), "{error}");
+    for round in 1..3 {
+        let listener = UnixListener::bind(&path).unwrap();
+        let to = server.address;
+        let socket = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut onward = TcpStream::connect(to).await.unwrap();
+                connections.spawn(async move { copy_bidirectional(&mut stream, &mut onward).await });
+            }
+        });
+        assert_eq!(bed.settled(Signal::Logs).await.delivered, round * 5);
+        // The server's end goes, and with it the socket.
+        socket.abort();
+        assert!(socket.await.unwrap_err().is_cancelled());
+        fs::remove_file(&path).unwrap();
+        bed.send(Signal::Logs, round * 5..round * 5 + 5);
+    }
+    let mut unique = server.numbers(Signal::Logs);
+    unique.dedup();
+    assert!(unique.into_iter().eq(0..10));
 }
 
 /// A headless service of Kubernetes: its name has the address of a pod, and of another one after that has gone.

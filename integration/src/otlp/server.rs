@@ -98,9 +98,10 @@ impl Server {
     /// The endpoint for a destination.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        let scheme = if self.encrypted { "https" } else { "http" };
-        let host = if self.encrypted { "localhost".to_owned() } else { self.address.ip().to_string() };
-        format!("{scheme}://{host}:{}", self.address.port())
+        if self.encrypted {
+            return format!("https://localhost:{}", self.address.port());
+        }
+        format!("http://{}", self.address)
     }
 
     /// The first settings of a destination here, to which others can be added.
