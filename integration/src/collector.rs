@@ -1,4 +1,5 @@
-//! The real Collector with `otel-config/file.yaml`: what it receives is in files.
+//! The real Collector, with `otel-config/file.yaml`: what it receives is in files; or with `otel-config/forward.yaml`: it
+//! goes on to a server of the test.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +17,12 @@ use crate::{poll, tools};
 pub struct Collector {
     process: Option<Child>,
     address: String,
+    http_address: String,
     directory: TempDir,
+    configuration: &'static str,
+    /// Further arguments and variables.
+    arguments: Vec<String>,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Collector {
@@ -26,13 +32,43 @@ impl Collector {
     /// # Errors
     /// It does not listen in time.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with("file.yaml", Vec::new(), Vec::new())
+    }
+
+    /// Starts one that passes everything on to `backend` and answers what that answered. Each of `settings` is put on top
+    /// of its configuration, as `a::b: value`.
+    ///
+    /// # Errors
+    /// It does not listen in time.
+    pub fn forward(backend: &str, settings: &[String]) -> Result<Option<Self>> {
+        let arguments =
+            settings.iter().flat_map(|setting| ["--config".to_owned(), format!("yaml:{setting}")]);
+        let variables = vec![("BACKEND_ENDPOINT", backend.to_owned())];
+        Self::start_with("forward.yaml", arguments.collect(), variables)
+    }
+
+    fn start_with(
+        configuration: &'static str,
+        arguments: Vec<String>,
+        variables: Vec<(&'static str, String)>,
+    ) -> Result<Option<Self>> {
         if tools::path_or_skip("collector", "otelcol").is_none() {
             return Ok(None);
         }
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let mut collector = Self { process: None, address, directory: TempDir::new()? };
+        let free = || -> Result<TcpListener> { Ok(TcpListener::bind("127.0.0.1:0")?) };
+        let (grpc, http) = (free()?, free()?);
+        let [address, http_address] = [grpc.local_addr()?, http.local_addr()?].map(|at| at.to_string());
+        drop((grpc, http));
+        let directory = TempDir::new()?;
+        let mut collector =
+            Self { process: None, address, http_address, directory, configuration, arguments, variables };
         collector.resume()?;
         Ok(Some(collector))
+    }
+
+    /// Sets a variable of its environment from the next start on.
+    pub fn set(&mut self, variable: &'static str, value: &str) {
+        self.variables.push((variable, value.to_owned()));
     }
 
     /// Starts it again, on the same port; what it received before stays.
@@ -46,8 +82,11 @@ impl Collector {
         fs::create_dir(&run)?;
         let mut process = Command::new(tools::path("collector", "otelcol")?)
             .arg("--config")
-            .arg(tools::repository().join("otel-config/file.yaml"))
+            .arg(tools::repository().join("otel-config").join(self.configuration))
+            .args(&self.arguments)
+            .envs(self.variables.iter().cloned())
             .env("OTLP_ENDPOINT", &self.address)
+            .env("OTLP_HTTP_ENDPOINT", &self.http_address)
             .env("OUTPUT_DIR", &run)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -55,7 +94,10 @@ impl Collector {
             .spawn()
             .context("cannot start the Collector")?;
         let listening = poll::until("the Collector listens", || match process.try_wait() {
-            Ok(None) => TcpStream::connect(&self.address).is_ok().then_some(true),
+            Ok(None) => {
+                let listens = |address: &str| TcpStream::connect(address).is_ok();
+                (listens(&self.address) && listens(&self.http_address)).then_some(true)
+            }
             _ => Some(false),
         });
         self.process = Some(process);
@@ -68,6 +110,30 @@ impl Collector {
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The endpoint for OTLP over HTTP.
+    #[must_use]
+    pub fn http_endpoint(&self) -> String {
+        format!("http://{}", self.http_address)
+    }
+
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Kills it, with all that it has not passed on.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
     }
 
     /// Ends it; it writes what it has.

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod netns;
 pub mod network;
 pub mod objects;
+pub mod otlp;
 pub mod packet;
 pub mod poll;
 pub mod receiver;

@@ -87,6 +87,15 @@ impl Receiver {
         Ok(receiver)
     }
 
+    /// Starts it by a command that ends in running what follows it, as `unshare` and `env` do.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_by(mut command: Command, arguments: &[&str]) -> Result<Self> {
+        command.arg(binary()?).args(COMMON).args(arguments);
+        Self::spawn(&mut command, false)
+    }
+
     fn begin(command: &mut Command) -> Result<Self> {
         let directory = TempDir::new()?;
         let file = |name: &str| File::create(directory.path().join(name));

@@ -14,8 +14,7 @@ mod sources;
 mod units;
 mod watch;
 
-pub use export::{Compression, Destination, Endpoint, Export, Tls};
-pub use file::Pem;
+pub use export::{Compression, Destination, Endpoint, Export, Protocol, Signals, Tls};
 pub use otel::Resource;
 pub use page::{default_file, page, settings_help};
 pub use pattern::Pattern;

@@ -1,24 +1,35 @@
 //! Delivery: each destination has a task of its own with a bounded queue, so that a slow one does not hold up
 //! the others, and probe tasks never wait.
 
-pub mod grpc;
+mod account;
+mod answer;
+mod client;
+mod connect;
+mod grpc;
+mod http;
 mod outbox;
-pub mod queue;
-pub mod retry;
+mod queue;
+mod retry;
+mod sender;
 mod split;
 mod task;
 pub mod text;
+mod trust;
 
 use std::sync::Arc;
 
-use jitterscope_semconv::value::{ProbeDropStage, Signal as SignalName};
+use jitterscope_semconv::value::Signal as SignalName;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
 };
 
 pub use self::{
+    account::{DestinationAccount, Terms},
+    answer::Accepted,
+    client::{BuildError, Client},
     outbox::{Outbox, OutboxHandle},
-    task::{Destination, DestinationAccount, Exporters, PerSignal, Sink},
+    retry::Refusal,
+    task::{Destination, Exporters, Sink},
 };
 use crate::account::Account;
 
@@ -74,13 +85,4 @@ pub struct Delivery {
     pub payload: Payload,
     /// Whose records they are; `None` for points and for the receiver's own telemetry.
     pub account: Option<Arc<Account>>,
-}
-
-impl Delivery {
-    /// Counts its records as given up at a stage.
-    pub fn dropped(&self, stage: ProbeDropStage) {
-        if let Some(account) = &self.account {
-            account.add_dropped(stage, self.payload.items());
-        }
-    }
 }

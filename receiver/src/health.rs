@@ -1,7 +1,7 @@
 //! Liveness, readiness and the state of each component over HTTP, in the shape of the Collector's health check
 //! extension (version 2): `/livez`, `/readyz`, `/status`, `/status?verbose`.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode};
@@ -12,6 +12,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jitterscope_semconv::value::ExporterDropCause;
 use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::{debug, warn};
@@ -129,22 +130,31 @@ fn probe(state: &State) -> Value {
     value
 }
 
-/// The account of a destination: delivered, queued, and what was given up by cause.
+/// The account of a destination, each signal's terms of one instant.
 fn destination(account: &DestinationAccount) -> Value {
     let of = |signal: Signal| {
-        let get = |number: &crate::export::PerSignal| number.get(signal);
+        let terms = account.terms(signal);
+        let dropped = ExporterDropCause::ALL.iter().map(|cause| (cause.as_str(), terms.dropped(*cause)));
         json!({
-            "delivered": get(&account.delivered),
-            "queued": get(&account.waiting),
-            "queue_full": get(&account.queue_full),
-            "rejected": get(&account.rejected),
-            "too_large": get(&account.too_large),
-            "retries": get(&account.retries),
+            "produced": terms.produced,
+            "delivered": terms.delivered,
+            "queued": terms.queued,
+            "dropped": dropped.collect::<BTreeMap<_, _>>(),
+            "retries": terms.retries,
         })
     };
-    let failing = account.failing();
-    let status = if failing { "StatusRecoverableError" } else { "StatusOK" };
-    json!({ "healthy": !failing, "status": status, "metrics": of(Signal::Metrics), "logs": of(Signal::Logs) })
+    let error = account.error();
+    let status = if error.is_some() { "StatusRecoverableError" } else { "StatusOK" };
+    let mut value = json!({
+        "healthy": error.is_none(),
+        "status": status,
+        "metrics": of(Signal::Metrics),
+        "logs": of(Signal::Logs),
+    });
+    if let Some(error) = error {
+        value["error"] = error.into();
+    }
+    value
 }
 
 fn time(unix_nano: u64) -> String {

@@ -27,7 +27,7 @@ use crate::{
     account::{Accounts, State, accounts},
     clock::Clock,
     config::{Change, ConfigError, Counters, Settings, Sources, Watch},
-    export::{Exporters, Outbox, OutboxHandle, grpc::BuildError},
+    export::{BuildError, Exporters, Outbox, OutboxHandle},
     health::{self, Health},
     logging::Logging,
     pods::{self, Pods},
@@ -145,13 +145,13 @@ impl Node {
     /// # Errors
     /// Everything in [`Failure`]; probes that merely cannot run here are skipped with a reason.
     pub async fn start(settings: Settings, format: Format, logging: Logging) -> Result<Self, Failure> {
-        let telemetry = Telemetry::new(&settings.resource);
+        let mut telemetry = Telemetry::new(&settings.resource);
         let (pods, writer) = pods::start(&identity(&settings));
         let (exporters, outbox) = Exporters::start(destinations::of(&settings, format)?);
         let outbox = Arc::new(ArcSwap::from_pointee(outbox));
         let observed = Observed {
             accounts: accounts(PROBES, &telemetry.collect_duration()),
-            destinations: Arc::new(ArcSwap::from_pointee(exporters.accounts.clone())),
+            destinations: Arc::new(ArcSwap::from_pointee(exporters.accounts())),
             pods: pods.clone(),
             counters: Arc::default(),
         };
@@ -293,12 +293,16 @@ impl Node {
         Ok(())
     }
 
-    /// Sends to other destinations from now on; the former ones get their grace period to finish.
+    /// Sends to other destinations from now on; those that are no longer wanted get their grace period to finish, and
+    /// stay in sight until the next change.
     fn redirect(&mut self, destinations: Vec<crate::export::Destination>) {
-        let (exporters, outbox) = Exporters::start(destinations);
-        self.observed.destinations.store(Arc::new(exporters.accounts.clone()));
+        let (former, outbox) = self.exporters.change(destinations);
+        let mut accounts = self.exporters.accounts();
+        let gone = former.accounts().into_iter();
+        let gone = gone.filter(|gone| accounts.iter().all(|account| account.name != gone.name));
+        accounts.extend(gone.collect::<Vec<_>>());
+        self.observed.destinations.store(Arc::new(accounts));
         self.outbox.store(Arc::new(outbox));
-        let former = std::mem::replace(&mut self.exporters, exporters);
         self.background.push(tokio::spawn(former.drain(self.settings.shutdown_grace)));
     }
 

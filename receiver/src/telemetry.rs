@@ -40,6 +40,10 @@ pub struct Telemetry {
     provider: SdkMeterProvider,
     reader: SharedReader,
     meter: Meter,
+    /// The destinations as they are when the instruments are read.
+    figures: Option<instruments::Destinations>,
+    /// Whether it was switched off.
+    silent: bool,
 }
 
 /// Whose figures the instruments show.
@@ -66,7 +70,7 @@ impl Telemetry {
             .with_schema_url(SCHEMA_URL)
             .build();
         let meter = provider.meter_with_scope(scope);
-        Self { provider, reader, meter }
+        Self { provider, reader, meter, figures: None, silent: own.silent }
     }
 
     /// Where probes note how long their collections take.
@@ -79,12 +83,15 @@ impl Telemetry {
     }
 
     /// Registers the instruments that are read at each collection.
-    pub fn observe(&self, observed: &Observed) {
-        instruments::register(&self.meter, observed);
+    pub fn observe(&mut self, observed: &Observed) {
+        self.figures = Some(instruments::register(&self.meter, observed));
     }
 
     /// What the instruments show now.
     pub fn collect(&self) -> Option<ExportMetricsServiceRequest> {
+        if let Some(figures) = &self.figures {
+            figures.read();
+        }
         let mut metrics = ResourceMetrics::default();
         match self.reader.collect(&mut metrics) {
             Ok(()) => Some((&metrics).into()),
@@ -104,8 +111,11 @@ impl Telemetry {
         }
     }
 
-    /// Collects and sends once.
+    /// Collects and sends once, unless it was switched off.
     pub fn send(&self, outbox: &OutboxHandle) {
+        if self.silent {
+            return;
+        }
         if let Some(request) = self.collect() {
             outbox.load().send(Delivery { payload: Payload::Metrics(request), account: None });
         }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::file::{self, Pem};
+use super::file;
 use super::reader::Reader;
 
 /// Where the telemetry goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Export {
-    /// OTLP destinations, each of which gets everything; without any, text output takes their place.
+    /// OTLP destinations, each of which gets the signals it takes; without any, text output takes their place.
     pub otlp: Vec<Destination>,
 }
 
@@ -21,6 +21,12 @@ pub struct Export {
 pub struct Destination {
     /// Where it listens.
     pub endpoint: Endpoint,
+    /// How requests are sent there.
+    pub protocol: Protocol,
+    /// Whether a signal's own path goes after the endpoint's; for HTTP.
+    pub append_path: bool,
+    /// Which signals it gets.
+    pub signals: Signals,
     /// How requests are compressed.
     pub compression: Compression,
     /// Sent with every request; the values are marked sensitive, so that no log shows them.
@@ -36,12 +42,30 @@ pub struct Destination {
 /// Where a destination listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `http://HOST:PORT`: without encryption.
+    /// `http://HOST:PORT/PATH`: without encryption.
     Http(Uri),
-    /// `https://HOST:PORT`: with TLS.
+    /// `https://HOST:PORT/PATH`: with TLS.
     Https(Uri),
     /// `unix:///PATH`: a Unix socket.
     Unix(PathBuf),
+}
+
+/// How requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP, as protobuf.
+    HttpProtobuf,
+}
+
+/// The signals that a destination gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signals {
+    /// Points.
+    pub metrics: bool,
+    /// Events.
+    pub logs: bool,
 }
 
 /// How requests are compressed.
@@ -49,23 +73,26 @@ pub enum Endpoint {
 pub enum Compression {
     /// As gzip.
     Gzip,
+    /// As zstd.
+    Zstd,
     /// Not at all.
     None,
 }
 
-/// Certificates of a destination's own, read when the configuration is, so that a missing or renewed file shows then.
+/// Files of a destination's own certificates, looked at when the configuration is read, so that a missing one shows then;
+/// what is in them is read by who connects, and again when they change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate authority in PEM, in place of the system's.
-    pub ca: Option<Pem>,
+    pub ca: Option<PathBuf>,
     /// The client's own certificate and key in PEM.
-    pub client: Option<(Pem, Pem)>,
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
-const ENDPOINTS: &str = "http://HOST:PORT, https://HOST:PORT, unix:///PATH";
+const ENDPOINTS: &str = "http://HOST:PORT, https://HOST:PORT, unix:///PATH; with a path for http/protobuf";
 
 pub(super) fn read(r: &mut Reader<'_>) -> Export {
-    let otlp = r.list("otlp", "destinations of OTLP over gRPC; none: text on standard output", destination);
+    let otlp = r.list("otlp", "destinations of OTLP; none: text on standard output", destination);
     Export { otlp: otlp.into_iter().flatten().collect() }
 }
 
@@ -75,20 +102,70 @@ fn destination(r: &mut Reader<'_>) -> Option<Destination> {
         "endpoint",
         "http://127.0.0.1:4317",
         ENDPOINTS,
-        "where it listens, with its port",
+        "where it listens; with its port, unless it is the usual one",
         Endpoint::new,
     );
-    let words = [("gzip", Compression::Gzip), ("none", Compression::None)];
+    let words = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
+    let protocol = r.choice("protocol", &words, "how requests are sent").unwrap_or(Protocol::Grpc);
+    let endpoint = endpoint.filter(|endpoint| speaks(r, endpoint, protocol));
+    let help =
+        "/v1/metrics and /v1/logs go after the endpoint's path; false: it is the whole URL of one signal";
+    let append_path = r.switch("append_path", true, help);
+    let signals = signals(r);
+    if !append_path && (protocol == Protocol::Grpc || signals == Signals::ALL) {
+        r.problem("append_path", None, "false needs protocol http/protobuf and a single signal");
+    }
+    let words = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd), ("none", Compression::None)];
     let compression = r.choice("compression", &words, "of requests").unwrap_or(Compression::Gzip);
     let headers = headers(r);
     let limits = Duration::from_millis(100)..=Duration::from_secs(300);
     let timeout = r.duration("timeout", Duration::from_secs(10), limits, "for a single request");
     let encrypted = !matches!(endpoint, Some(Endpoint::Http(_) | Endpoint::Unix(_)));
-    let tls = r.section("tls", "certificates of its own, for https", |r| tls(r, encrypted));
+    let tls = r.section("tls", "certificates of its own, for https; read again when they change", |r| {
+        tls(r, encrypted)
+    });
     let queue_memory = r.section("queue", "requests that wait while it does not take them", |r| {
         r.size("memory", 16 << 20, (1 << 20)..=(1 << 30), "past it, the oldest are dropped and counted")
     });
-    Some(Destination { endpoint: endpoint?, compression, headers, timeout, tls, queue_memory })
+    let endpoint = endpoint?;
+    Some(Destination {
+        endpoint,
+        protocol,
+        append_path,
+        signals,
+        compression,
+        headers,
+        timeout,
+        tls,
+        queue_memory,
+    })
+}
+
+/// Whether an endpoint is one of the protocol; reports why not.
+fn speaks(r: &mut Reader<'_>, endpoint: &Endpoint, protocol: Protocol) -> bool {
+    let reason = match (protocol, endpoint) {
+        (Protocol::HttpProtobuf, Endpoint::Unix(_)) => "a Unix socket is for protocol grpc",
+        (Protocol::Grpc, Endpoint::Http(uri) | Endpoint::Https(uri)) if uri.path() != "/" => {
+            "a path is for protocol http/protobuf, gRPC has no use for it"
+        }
+        (Protocol::Grpc, Endpoint::Http(uri)) if uri.port_u16().is_none() => {
+            "gRPC without TLS has no usual port, allowed: http://HOST:PORT"
+        }
+        _ => return true,
+    };
+    r.problem("endpoint", Some(endpoint.to_string()), reason);
+    false
+}
+
+fn signals(r: &mut Reader<'_>) -> Signals {
+    let help = "which it gets";
+    let named = r.texts("signals", vec!["metrics", "logs"], "metrics, logs", help, |text| {
+        ["metrics", "logs"].into_iter().find(|name| *name == text)
+    });
+    if named.is_empty() {
+        r.problem("signals", None, "names none, allowed: a list of metrics, logs");
+    }
+    Signals { metrics: named.contains(&"metrics"), logs: named.contains(&"logs") }
 }
 
 fn headers(r: &mut Reader<'_>) -> HeaderMap {
@@ -132,9 +209,14 @@ fn tls(r: &mut Reader<'_>, encrypted: bool) -> Tls {
     Tls { ca, client: cert.zip(key) }
 }
 
+impl Signals {
+    /// Both.
+    pub const ALL: Self = Self { metrics: true, logs: true };
+}
+
 impl Endpoint {
-    /// Reads an endpoint. None for any scheme but `http`, `https` and `unix`, without a port, and with a path, a
-    /// query or a user: gRPC has no use for them.
+    /// Reads an endpoint. None for any scheme but `http`, `https` and `unix`, and with a query or a user: they carry
+    /// secrets, for which there are headers.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix://") {
@@ -142,9 +224,11 @@ impl Endpoint {
         }
         let uri: Uri = text.parse().ok()?;
         let authority = uri.authority()?;
-        let bare = uri.path_and_query().is_none_or(|path| path == "/") && !authority.as_str().contains('@');
+        let bare = uri.query().is_none() && !authority.as_str().contains('@') && !text.contains('#');
         let host = !matches!(authority.host(), "" | "[]");
-        let port = authority.port_u16().is_some_and(|port| port != 0);
+        // A text that is no port is none to the parser.
+        let written = authority.as_str() != authority.host();
+        let port = if written { authority.port_u16().is_some_and(|port| port != 0) } else { true };
         match uri.scheme_str() {
             Some("http") if bare && host && port => Some(Self::Http(uri)),
             Some("https") if bare && host && port => Some(Self::Https(uri)),
@@ -175,16 +259,22 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_port_or_with_what_grpc_ignores_is_refused() {
+    fn an_endpoint_of_http_may_have_a_path_and_the_usual_port() {
+        for text in ["http://collector", "https://[::1]/otlp", "http://collector:4318/a/b"] {
+            assert!(Endpoint::new(text).is_some(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_none_or_carries_secrets_is_refused() {
         for text in [
             "",
             "127.0.0.1:4317",
             "collector:4317",
-            "http://collector",
             "http://:4317",
+            "http://collector:",
             "http://collector:0",
             "http://collector:70000",
-            "http://collector:4317/v1/metrics",
             "http://collector:4317/?a=b",
             "http://user@collector:4317",
             "ftp://collector:4317",

@@ -1,7 +1,6 @@
 //! Files that the configuration names: looked at while it is read, so that what is wrong with one is a problem of the
 //! configuration and not of a connection later.
 
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,29 +11,13 @@ const LIMIT: u64 = 1 << 20;
 /// First two bytes of a BTF file, in either byte order (`BTF_MAGIC` in include/uapi/linux/btf.h).
 const BTF_MAGIC: [[u8; 2]; 2] = [0xeb9f_u16.to_le_bytes(), 0xeb9f_u16.to_be_bytes()];
 
-/// A certificate or key file as it was when the configuration was read.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Pem {
-    /// Where it is.
-    pub path: PathBuf,
-    /// All of it.
-    pub content: String,
-}
-
-/// Shows the path only: the content may be a key.
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pem({})", self.path.display())
-    }
-}
-
 /// A file with at least one certificate; else why it is none.
-pub(super) fn certificate(path: &Path) -> Result<Pem, String> {
+pub(super) fn certificate(path: &Path) -> Result<PathBuf, String> {
     pem(path, "-----BEGIN CERTIFICATE-----", "certificate")
 }
 
 /// A file with a private key of any algorithm; else why it is none.
-pub(super) fn private_key(path: &Path) -> Result<Pem, String> {
+pub(super) fn private_key(path: &Path) -> Result<PathBuf, String> {
     pem(path, "PRIVATE KEY-----", "private key")
 }
 
@@ -45,13 +28,13 @@ pub(super) fn btf(path: &Path) -> Result<PathBuf, String> {
     if BTF_MAGIC.contains(&start) { Ok(path.to_owned()) } else { Err("is no BTF file".to_owned()) }
 }
 
-fn pem(path: &Path, mark: &str, what: &str) -> Result<Pem, String> {
+fn pem(path: &Path, mark: &str, what: &str) -> Result<PathBuf, String> {
     let mut content = String::new();
     open(path)?.take(LIMIT).read_to_string(&mut content).map_err(unreadable)?;
     if !content.contains(mark) {
         return Err(format!("has no {what} in PEM form"));
     }
-    Ok(Pem { path: path.to_owned(), content })
+    Ok(path.to_owned())
 }
 
 /// Opens regular files only: to open a pipe would wait for its writer.
@@ -89,18 +72,12 @@ mod tests {
     fn a_certificate_file_must_hold_a_certificate() {
         let key = with(b"-----BEGIN EC PRIVATE KEY-----\n");
         assert_eq!(certificate(key.path()), Err("has no certificate in PEM form".to_owned()));
-        assert_eq!(private_key(key.path()).unwrap().path, key.path());
+        assert_eq!(private_key(key.path()).unwrap(), key.path());
     }
 
     #[test]
     fn what_is_missing_or_no_file_is_said_so() {
         assert!(certificate(Path::new("/nonexistent/ca.pem")).unwrap_err().contains("No such file"));
         assert_eq!(certificate(Path::new("/")), Err("is no regular file".to_owned()));
-    }
-
-    #[test]
-    fn a_key_is_not_shown_in_debug_output() {
-        let key = with(b"-----BEGIN PRIVATE KEY-----\nsecret\n");
-        assert!(!format!("{:?}", private_key(key.path())).contains("secret"));
     }
 }

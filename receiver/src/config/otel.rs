@@ -3,31 +3,49 @@
 
 use std::collections::BTreeMap;
 
-use ::config::{Map, Value};
+use ::config::{Map, Value, ValueKind};
 
 use super::problem::Problem;
 
-const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
-const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-const COMPRESSION: &str = "OTEL_EXPORTER_OTLP_COMPRESSION";
-const TIMEOUT: &str = "OTEL_EXPORTER_OTLP_TIMEOUT";
-const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 const INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+const SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
+
+/// Beginning of the variables of a destination. The general form goes on with one of the options below, the form of a
+/// signal with its name and one of these.
+const EXPORTER: &str = "OTEL_EXPORTER_OTLP_";
+const ENDPOINT: &str = "ENDPOINT";
+const PROTOCOL: &str = "PROTOCOL";
+const HEADERS: &str = "HEADERS";
+const COMPRESSION: &str = "COMPRESSION";
+const TIMEOUT: &str = "TIMEOUT";
+const CERTIFICATE: &str = "CERTIFICATE";
+const CLIENT_CERTIFICATE: &str = "CLIENT_CERTIFICATE";
+const CLIENT_KEY: &str = "CLIENT_KEY";
+const INSECURE: &str = "INSECURE";
 
 /// The variables and what they set, for the documentation.
-pub(super) const VARIABLES: [(&str, &str); 9] = [
-    (ENDPOINT, "the only destination, unless the file names some"),
-    (PROTOCOL, "`grpc`, of that destination"),
-    (HEADERS, "`key=value,…` with percent-encoded values, of that destination"),
-    (COMPRESSION, "`gzip` or `none`, of that destination"),
-    (TIMEOUT, "milliseconds, of that destination"),
-    (CERTIFICATE, "file of the certificate authority, of that destination when it is `https`"),
+pub(super) const VARIABLES: [(&str, &str); 13] = [
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "the only destination, unless the file names some; for `http/protobuf`, `/v1/metrics` and `/v1/logs` go after its path",
+    ),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "`grpc` or `http/protobuf`"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "`key=value,…` with percent-encoded values"),
+    ("OTEL_EXPORTER_OTLP_COMPRESSION", "`gzip`, `zstd` or `none`"),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds"),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "file of the certificate authority, when it is `https`"),
+    ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "file of the client's own certificate, when it is `https`"),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "file of its key, when it is `https`"),
+    (
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "`true`: an endpoint without a scheme is `http`, else `https`; for `grpc`",
+    ),
     (INTERVAL, "milliseconds; `interval`"),
     (ATTRIBUTES, "`key=value,…` with percent-encoded values; resource attributes of the receiver itself"),
     (SERVICE_NAME, "service name of the receiver itself"),
+    (SDK_DISABLED, "`true`: the receiver's own metrics are not made; what it tells of the node goes on"),
 ];
 
 /// What the environment says of the receiver's own resource.
@@ -37,96 +55,204 @@ pub struct Resource {
     pub service_name: Option<String>,
     /// `OTEL_RESOURCE_ATTRIBUTES`, decoded.
     pub attributes: BTreeMap<String, String>,
+    /// `OTEL_SDK_DISABLED`: the receiver makes no metrics of its own.
+    pub silent: bool,
 }
 
 /// The `OTEL_*` variables of an environment. An empty one counts as not set, as the specification demands.
 pub(super) struct Otel<'a>(pub(super) &'a [(String, String)]);
 
+/// What is read for one signal: its own form of a variable goes before the general one.
+#[derive(Clone, Copy)]
+struct Form {
+    /// As the configuration calls the signal.
+    signal: &'static str,
+    /// As the variables do.
+    infix: &'static str,
+}
+
+const FORMS: [Form; 2] =
+    [Form { signal: "metrics", infix: "METRICS_" }, Form { signal: "logs", infix: "LOGS_" }];
+
+/// A variable that is set.
+struct Variable<'a> {
+    name: String,
+    value: &'a str,
+    /// Whether it is of one signal.
+    own: bool,
+}
+
 impl<'a> Otel<'a> {
-    /// The destination of `OTEL_EXPORTER_OTLP_ENDPOINT`, if it is set.
-    pub(super) fn destination(&self, problems: &mut Vec<Problem>) -> Option<Value> {
-        let endpoint = self.get(ENDPOINT)?;
-        Some(self.destination_at(endpoint, &origin(ENDPOINT), problems))
+    /// The destinations of the standard variables: one, or one for each signal where these differ. A signal that has no
+    /// endpoint goes nowhere.
+    pub(super) fn destinations(&self, problems: &mut Vec<Problem>) -> Vec<Value> {
+        self.each(problems, |form| self.option(form, ENDPOINT))
     }
 
-    /// A destination at this endpoint with all else from the environment.
-    pub(super) fn destination_at(
+    /// Destinations at this endpoint with all else from the environment.
+    pub(super) fn destinations_at(
         &self,
         endpoint: &str,
-        stands: &String,
+        stands: &str,
         problems: &mut Vec<Problem>,
-    ) -> Value {
+    ) -> Vec<Value> {
+        self.each(problems, |_| Some(Variable { name: stands.to_owned(), value: endpoint, own: false }))
+    }
+
+    fn each<'b>(
+        &self,
+        problems: &mut Vec<Problem>,
+        endpoint: impl Fn(Form) -> Option<Variable<'b>>,
+    ) -> Vec<Value> {
+        let mut found = Vec::new();
+        let mut destinations = Vec::new();
+        for form in FORMS {
+            if let Some(endpoint) = endpoint(form) {
+                destinations.push((form, self.destination(form, &endpoint, &mut found)));
+            }
+        }
+        // What is wrong with a general form is found for both signals.
+        found.dedup_by(|a, b| a.to_string() == b.to_string());
+        for problem in found {
+            if !problems.iter().any(|known| known.to_string() == problem.to_string()) {
+                problems.push(problem);
+            }
+        }
+        if let [(_, metrics), (_, logs)] = &destinations[..]
+            && metrics == logs
+        {
+            destinations.truncate(1);
+        } else {
+            destinations.iter_mut().for_each(|(form, table)| only(form.signal, table));
+        }
+        destinations.into_iter().map(|(_, table)| table).collect()
+    }
+
+    fn destination(&self, form: Form, endpoint: &Variable<'_>, problems: &mut Vec<Problem>) -> Value {
         let mut table = Map::new();
-        table.insert("endpoint".to_owned(), Value::new(Some(stands), endpoint));
-        if let Some(protocol) = self.get(PROTOCOL).filter(|protocol| *protocol != "grpc") {
-            problems.push(problem(PROTOCOL, Some(protocol), "allowed: grpc"));
+        let protocol = self.option(form, PROTOCOL);
+        let over_http = protocol.as_ref().is_some_and(|protocol| protocol.value == "http/protobuf");
+        let url = self.url(form, endpoint.value, over_http, problems);
+        // Set for a whole machine, certificates must not make a plain destination an error.
+        let tls = self.tls(form).filter(|_| url.starts_with("https:"));
+        table.insert("endpoint".to_owned(), endpoint.as_setting(&url));
+        let insert = |table: &mut Map<String, Value>, key: &str, variable: Option<Variable<'_>>| {
+            if let Some(variable) = variable {
+                table.insert(key.to_owned(), variable.as_setting(variable.value));
+            }
+        };
+        insert(&mut table, "protocol", protocol);
+        insert(&mut table, "compression", self.option(form, COMPRESSION));
+        // The endpoint of one signal is its whole URL, the general one has the signals' paths put after it.
+        if over_http && endpoint.own {
+            table.insert("append_path".to_owned(), endpoint.as_setting("false"));
         }
-        if let Some(compression) = self.get(COMPRESSION) {
-            table.insert("compression".into(), Value::new(Some(&origin(COMPRESSION)), compression));
+        let timeout = self.option(form, TIMEOUT);
+        let timeout = timeout.and_then(|variable| millis(&variable.name, variable.value, problems));
+        table.extend(timeout.map(|timeout| ("timeout".to_owned(), timeout)));
+        table.extend(self.headers(form, problems).map(|headers| ("headers".to_owned(), headers)));
+        table.extend(tls.map(|tls| ("tls".to_owned(), tls)));
+        Value::new(Some(&endpoint.origin()), table)
+    }
+
+    /// An endpoint of gRPC may lack the scheme.
+    fn url(&self, form: Form, text: &str, over_http: bool, problems: &mut Vec<Problem>) -> String {
+        let insecure =
+            self.option(form, INSECURE).map(|variable| truth(&variable.name, variable.value, problems));
+        if over_http || text.contains("://") {
+            return text.to_owned();
         }
-        if let Some(timeout) = self.millis(TIMEOUT, problems) {
-            table.insert("timeout".into(), timeout);
-        }
-        if let Some(headers) = self.headers(problems) {
-            table.insert("headers".into(), headers);
-        }
-        // Set for a whole machine, it must not make a plain destination an error.
-        if let Some(file) = self.get(CERTIFICATE).filter(|_| endpoint.starts_with("https:")) {
-            let tls: Map<String, Value> =
-                [("ca_file".to_owned(), Value::new(Some(&origin(CERTIFICATE)), file))].into_iter().collect();
-            table.insert("tls".into(), tls.into());
-        }
-        Value::new(Some(stands), table)
+        format!("{}://{text}", if insecure == Some(true) { "http" } else { "https" })
+    }
+
+    fn tls(&self, form: Form) -> Option<Value> {
+        let keys = [("ca_file", CERTIFICATE), ("cert_file", CLIENT_CERTIFICATE), ("key_file", CLIENT_KEY)];
+        let files = keys.into_iter().filter_map(|(key, option)| {
+            let variable = self.option(form, option)?;
+            Some((key.to_owned(), variable.as_setting(variable.value)))
+        });
+        let files: Map<String, Value> = files.collect();
+        (!files.is_empty()).then(|| files.into())
+    }
+
+    /// A variable in the signal's own form, else in the general one.
+    fn option(&self, form: Form, option: &str) -> Option<Variable<'a>> {
+        let of = |name: String, own| self.get(&name).map(|value| Variable { name, value, own });
+        of(format!("{EXPORTER}{}{option}", form.infix), true)
+            .or_else(|| of(format!("{EXPORTER}{option}"), false))
     }
 
     /// `OTEL_METRIC_EXPORT_INTERVAL` as a duration.
     pub(super) fn interval(&self, problems: &mut Vec<Problem>) -> Option<Value> {
-        self.millis(INTERVAL, problems)
+        millis(INTERVAL, self.get(INTERVAL)?, problems)
     }
 
     /// The receiver's own resource.
     pub(super) fn resource(&self, problems: &mut Vec<Problem>) -> Resource {
         let service_name = self.get(SERVICE_NAME).map(str::to_owned);
-        let attributes = self.pairs(ATTRIBUTES, problems).unwrap_or_default().into_iter().collect();
-        Resource { service_name, attributes }
+        let pairs = self.get(ATTRIBUTES).and_then(|text| pairs(ATTRIBUTES, text, problems));
+        let attributes = pairs.unwrap_or_default().into_iter().collect();
+        let silent = self.get(SDK_DISABLED).is_some_and(|text| truth(SDK_DISABLED, text, problems));
+        Resource { service_name, attributes, silent }
     }
 
-    fn headers(&self, problems: &mut Vec<Problem>) -> Option<Value> {
-        let stands = origin(HEADERS);
-        let headers = self.pairs(HEADERS, problems)?.into_iter();
+    fn headers(&self, form: Form, problems: &mut Vec<Problem>) -> Option<Value> {
+        let variable = self.option(form, HEADERS)?;
+        let headers = pairs(&variable.name, variable.value, problems)?.into_iter();
         let headers: Map<String, Value> =
-            headers.map(|(name, value)| (name, Value::new(Some(&stands), value))).collect();
-        Some(Value::new(Some(&stands), headers))
-    }
-
-    fn millis(&self, variable: &str, problems: &mut Vec<Problem>) -> Option<Value> {
-        let text = self.get(variable)?;
-        if text.parse::<u64>().is_err() {
-            problems.push(problem(variable, Some(text), "allowed: a whole number of milliseconds"));
-            return None;
-        }
-        Some(Value::new(Some(&origin(variable)), format!("{text}ms")))
-    }
-
-    fn pairs(&self, variable: &str, problems: &mut Vec<Problem>) -> Option<Vec<(String, String)>> {
-        let text = self.get(variable)?;
-        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-        let pairs: Option<Vec<_>> = entries.map(pair).collect();
-        if pairs.is_none() {
-            // The text is left out: headers carry secrets.
-            problems.push(problem(
-                variable,
-                None,
-                "allowed: key=value,key=value with percent-encoded values",
-            ));
-        }
-        pairs
+            headers.map(|(name, value)| (name, variable.as_setting(&value))).collect();
+        Some(Value::new(Some(&variable.origin()), headers))
     }
 
     fn get(&self, variable: &str) -> Option<&'a str> {
         let (_, value) = self.0.iter().find(|(name, _)| name == variable)?;
         Some(value.trim()).filter(|value| !value.is_empty())
     }
+}
+
+impl Variable<'_> {
+    fn origin(&self) -> String {
+        // A flag's name is a flag's.
+        if self.name.starts_with("OTEL_") { origin(&self.name) } else { self.name.clone() }
+    }
+
+    fn as_setting(&self, value: &str) -> Value {
+        Value::new(Some(&self.origin()), value)
+    }
+}
+
+fn only(signal: &str, destination: &mut Value) {
+    let origin = destination.origin().map(str::to_owned);
+    if let ValueKind::Table(table) = &mut destination.kind {
+        let signals = Value::new(origin.as_ref(), vec![Value::new(origin.as_ref(), signal)]);
+        table.insert("signals".to_owned(), signals);
+    }
+}
+
+fn millis(variable: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Value> {
+    if text.parse::<u64>().is_err() {
+        problems.push(problem(variable, Some(text), "allowed: a whole number of milliseconds"));
+        return None;
+    }
+    Some(Value::new(Some(&origin(variable)), format!("{text}ms")))
+}
+
+/// The specification counts everything but "true" as false; what is neither is told all the same.
+fn truth(variable: &str, text: &str, problems: &mut Vec<Problem>) -> bool {
+    if !["true", "false"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        problems.push(problem(variable, Some(text), "allowed: true | false"));
+    }
+    text.eq_ignore_ascii_case("true")
+}
+
+fn pairs(variable: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Vec<(String, String)>> {
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let pairs: Option<Vec<_>> = entries.map(pair).collect();
+    if pairs.is_none() {
+        // The text is left out: headers carry secrets.
+        problems.push(problem(variable, None, "allowed: key=value,key=value with percent-encoded values"));
+    }
+    pairs
 }
 
 fn pair(entry: &str) -> Option<(String, String)> {
@@ -162,36 +288,4 @@ fn problem(variable: &str, value: Option<&str>, reason: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_percent_decoded() {
-        assert_eq!(decode("a%2Cb%3dc%20d"), Some("a,b=c d".to_owned()));
-        assert_eq!(decode("100%"), None);
-        assert_eq!(decode("%zz"), None);
-        assert_eq!(decode("%ff"), None);
-    }
-
-    #[test]
-    fn resource_attributes_are_all_read_or_refused() {
-        let read = |text: &str| {
-            let mut problems = Vec::new();
-            let environment = [(ATTRIBUTES.to_owned(), text.to_owned())];
-            (Otel(&environment).resource(&mut problems).attributes, problems.len())
-        };
-        let two = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "x=y".to_owned())];
-        assert_eq!(read(" a = 1 ,b=x%3Dy,"), (BTreeMap::from(two), 0));
-        assert_eq!(read("a=1,b"), (BTreeMap::new(), 1));
-        assert_eq!(read(""), (BTreeMap::new(), 0));
-    }
-
-    #[test]
-    fn a_broken_header_is_reported_without_its_text() {
-        let mut problems = Vec::new();
-        let environment = [(HEADERS.to_owned(), "authorization".to_owned())];
-        Otel(&environment).destination_at("http://h:1", &"--endpoint".to_owned(), &mut problems);
-        assert_eq!(problems.len(), 1);
-        assert!(!problems[0].to_string().contains("authorization"), "{}", problems[0]);
-    }
-}
+mod tests;

@@ -73,11 +73,11 @@ impl Sources {
         layers.extend(file.into_iter().map(|(key, value)| single(&key, value)));
         // A destination of the standard variables goes on top of an empty list in the file. When another takes its
         // place, nothing is said of what is not used.
-        let standard = if named { None } else { otel.destination(&mut problems) };
-        layers.extend(standard.map(only_destination));
+        let standard = if named { Vec::new() } else { otel.destinations(&mut problems) };
+        layers.extend(only_destinations(standard));
         layers.extend(self.environment.iter().filter_map(own_variable));
-        let flag = |endpoint: &String| otel.destination_at(endpoint, &"--endpoint".to_owned(), &mut problems);
-        layers.extend(self.endpoint.as_ref().map(flag).map(only_destination));
+        let flag = |endpoint: &String| otel.destinations_at(endpoint, "--endpoint", &mut problems);
+        layers.extend(only_destinations(self.endpoint.as_ref().map(flag).unwrap_or_default()));
         layers.extend(self.set.iter().map(|(key, value)| single(key, parse(value, &"--set".to_owned()))));
         let resource = otel.resource(&mut problems);
         Merged { settings: stack(layers), resource, problems }
@@ -90,9 +90,10 @@ fn stack(layers: Vec<Value>) -> Value {
     settings
 }
 
-fn only_destination(destination: Value) -> Value {
-    let origin = destination.origin().map(str::to_owned);
-    single(OTLP, Value::new(origin.as_ref(), vec![destination]))
+/// These destinations and no others; no layer where there are none.
+fn only_destinations(destinations: Vec<Value>) -> Option<Value> {
+    let origin = destinations.first()?.origin().map(str::to_owned);
+    Some(single(OTLP, Value::new(origin.as_ref(), destinations)))
 }
 
 /// Puts one value on top of another: tables are merged, all else is replaced. The crate that reads the formats could

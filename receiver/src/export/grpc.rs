@@ -1,88 +1,96 @@
-//! OTLP over gRPC: encoded requests out, partial success back.
+//! OTLP over gRPC: encoded requests out, the server's answer back.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use opentelemetry_proto::tonic::collector::{
-    logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse},
-    metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse},
-};
-use prost::{
-    Message,
-    bytes::{Buf, BufMut, Bytes},
-};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
+use prost::bytes::{Buf, BufMut, Bytes};
 use tonic::{
-    Request, Status,
+    Code, Status,
+    body::Body,
     client::Grpc,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::http::uri::PathAndQuery,
+    codegen::{Service, http::uri::PathAndQuery},
     metadata::MetadataMap,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Channel, Endpoint, Error},
 };
 
-use super::Signal;
+use super::{
+    Signal,
+    answer::Accepted,
+    client::{USER_AGENT, chain},
+    connect::Connector,
+    retry::Refusal,
+};
 use crate::config::{self, Compression, Destination};
 
 /// Pings on an idle connection: a Collector that vanished without a word is noticed within this time and the
 /// next request's timeout. The OpenTelemetry Collector's server accepts pings this far apart.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// A destination cannot be built from its settings.
-#[derive(Debug, thiserror::Error)]
-#[error("{endpoint}: {reason}")]
-pub struct BuildError {
-    endpoint: String,
-    reason: String,
-}
+/// How much longer than it is waited for an answer may take by what the server is told.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// What a server made of a request that it took.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Accepted {
-    /// Points or records that it refused for good.
-    pub rejected: u64,
-    /// Why, or a warning.
-    pub message: String,
-}
-
-/// A client of one destination. The connection is made, and made again, when it is needed.
+/// Sends over one connection, which tonic makes, and makes again, when it is needed.
 #[derive(Clone)]
-pub struct Client {
-    grpc: Grpc<Channel>,
+pub(super) struct Transport {
+    channel: Channel,
+    compression: Option<CompressionEncoding>,
     metadata: MetadataMap,
-    timeout: Duration,
 }
 
-impl Client {
-    /// A client by its settings.
-    ///
-    /// # Errors
-    /// The transport refuses the endpoint or its TLS material.
-    pub fn new(settings: &Destination) -> Result<Self, BuildError> {
-        let mut grpc = Grpc::new(channel(settings).map_err(|error| BuildError {
-            endpoint: settings.endpoint.to_string(),
-            reason: chain(&error),
-        })?);
-        if settings.compression == Compression::Gzip {
-            grpc = grpc.send_compressed(CompressionEncoding::Gzip);
-        }
-        let grpc = grpc.accept_compressed(CompressionEncoding::Gzip);
+impl Transport {
+    pub(super) fn new(settings: &Destination, connector: Connector) -> Self {
+        let uri = match &settings.endpoint {
+            config::Endpoint::Http(uri) | config::Endpoint::Https(uri) => uri.clone(),
+            // What a server on a socket is called does not matter.
+            config::Endpoint::Unix(_) => Uri::from_static("http://localhost"),
+        };
+        let endpoint = Endpoint::from(uri).http2_keep_alive_interval(KEEPALIVE).keep_alive_while_idle(true);
+        // It can only fail for texts that are no header value.
+        let endpoint = endpoint.clone().user_agent(USER_AGENT).unwrap_or(endpoint);
+        let compression = match settings.compression {
+            Compression::None => None,
+            Compression::Gzip => Some(CompressionEncoding::Gzip),
+            Compression::Zstd => Some(CompressionEncoding::Zstd),
+        };
         let metadata = MetadataMap::from_headers(settings.headers.clone());
-        Ok(Self { grpc, metadata, timeout: settings.timeout })
+        Self { channel: endpoint.connect_with_connector_lazy(connector), compression, metadata }
     }
 
-    /// Sends one encoded request.
-    ///
-    /// # Errors
-    /// The server's or the transport's status.
-    pub async fn export(&mut self, signal: Signal, bytes: Bytes) -> Result<Accepted, Status> {
-        self.grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
-        let mut request = Request::new(bytes);
-        *request.metadata_mut() = self.metadata.clone();
-        request.set_timeout(self.timeout);
-        let sent = self.grpc.unary(request, PathAndQuery::from_static(path(signal)), Raw);
-        let answer = tokio::time::timeout(self.timeout, sent)
-            .await
-            .map_err(|_| Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)))??;
-        accepted(signal, answer.into_inner())
+    /// Sends one request; `limit` is what the server is told of our patience.
+    pub(super) async fn export(
+        self,
+        signal: Signal,
+        bytes: Bytes,
+        limit: Duration,
+    ) -> Result<Accepted, Refusal> {
+        let listening = Listening { channel: self.channel, heard: Arc::default() };
+        let heard = Arc::clone(&listening.heard);
+        // Servers answer in the encoding of the request.
+        let mut grpc = Grpc::new(listening)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        if let Some(encoding) = self.compression {
+            grpc = grpc.send_compressed(encoding);
+        }
+        grpc.ready().await.map_err(|error| Refusal::Unheard(chain(&error)))?;
+        let mut request = tonic::Request::new(bytes);
+        *request.metadata_mut() = self.metadata;
+        // A little more than is waited for here: who gives up, and what that is called, is one place's business.
+        request.set_timeout(limit + GRACE);
+        match grpc.unary(request, PathAndQuery::from_static(path(signal)), Raw).await {
+            Ok(answer) => Ok(Accepted::read(signal, answer.into_inner())),
+            Err(status) => heard.judge(status),
+        }
     }
 }
 
@@ -93,60 +101,79 @@ fn path(signal: Signal) -> &'static str {
     }
 }
 
-fn accepted(signal: Signal, answer: Bytes) -> Result<Accepted, Status> {
-    // An answer that cannot be read is no reason to send the data twice, but it is told.
-    let unreadable =
-        |error: prost::DecodeError| Status::internal(format!("the answer cannot be decoded: {error}"));
-    let partial = match signal {
-        Signal::Metrics => {
-            let answer = ExportMetricsServiceResponse::decode(answer).map_err(unreadable)?;
-            answer.partial_success.map(
-                |ExportMetricsPartialSuccess { rejected_data_points, error_message }| {
-                    (rejected_data_points, error_message)
-                },
-            )
-        }
-        Signal::Logs => {
-            let answer = ExportLogsServiceResponse::decode(answer).map_err(unreadable)?;
-            answer.partial_success.map(|ExportLogsPartialSuccess { rejected_log_records, error_message }| {
-                (rejected_log_records, error_message)
-            })
-        }
-    };
-    let (rejected, message) = partial.unwrap_or_default();
-    Ok(Accepted { rejected: rejected.try_into().unwrap_or(0), message })
+/// What the server itself has said of a call. tonic gives a broken connection, an answer that is cut off and the
+/// server's own word the same type, and their codes overlap.
+#[derive(Default)]
+struct Heard {
+    refused: AtomicBool,
+    taken: AtomicBool,
 }
 
-fn channel(settings: &Destination) -> Result<Channel, tonic::transport::Error> {
-    let mut endpoint = Endpoint::from_shared(settings.endpoint.to_string())?
-        .connect_timeout(settings.timeout)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .user_agent(concat!("jitterscope/", env!("CARGO_PKG_VERSION")))?;
-    if matches!(settings.endpoint, config::Endpoint::Https(_)) {
-        endpoint = endpoint.tls_config(tls(settings))?;
+impl Heard {
+    /// Notes a status in headers or trailers.
+    fn note(&self, headers: &HeaderMap) {
+        match headers.get("grpc-status").map(http::HeaderValue::as_bytes) {
+            Some(b"0") => self.taken.store(true, Relaxed),
+            Some(_) => self.refused.store(true, Relaxed),
+            None => {}
+        }
     }
-    Ok(endpoint.connect_lazy())
-}
 
-fn tls(settings: &Destination) -> ClientTlsConfig {
-    let config = ClientTlsConfig::new();
-    let config = match &settings.tls.ca {
-        Some(ca) => config.ca_certificate(Certificate::from_pem(&ca.content)),
-        None => config.with_native_roots(),
-    };
-    match &settings.tls.client {
-        Some((certificate, key)) => config.identity(Identity::from_pem(&certificate.content, &key.content)),
-        None => config,
+    /// What a status means, by who said it.
+    fn judge(&self, status: Status) -> Result<Accepted, Refusal> {
+        if self.refused.load(Relaxed) {
+            return Err(Refusal::Grpc(status));
+        }
+        // It answered, with more than is taken in. tonic looks at the length before the status comes.
+        let too_long = status.code() == Code::OutOfRange;
+        if self.taken.load(Relaxed) || too_long {
+            Ok(Accepted::unreadable(&status))
+        } else {
+            Err(lost(&status))
+        }
     }
 }
 
-/// An error with its causes, for the transport's own text says little.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.dedup();
-    texts.join(": ")
+/// The connection could not be made or it broke, before the server has said anything.
+fn lost(status: &Status) -> Refusal {
+    Refusal::Unheard(std::error::Error::source(status).map_or_else(|| status.message().to_owned(), chain))
+}
+
+/// Listens to what comes back through the channel.
+#[derive(Clone)]
+struct Listening {
+    channel: Channel,
+    heard: Arc<Heard>,
+}
+
+impl Service<Request<Body>> for Listening {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.channel.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (heard, answer) = (Arc::clone(&self.heard), self.channel.call(request));
+        Box::pin(async move {
+            let answer = answer.await?;
+            heard.note(answer.headers());
+            // A proxy's word: it has a status of HTTP and none of gRPC.
+            if answer.status() != StatusCode::OK {
+                heard.refused.store(true, Relaxed);
+            }
+            Ok(answer.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        heard.note(trailers);
+                    }
+                    frame
+                }))
+            }))
+        })
+    }
 }
 
 /// Moves bytes that are protobuf already.

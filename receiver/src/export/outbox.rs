@@ -3,30 +3,44 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use jitterscope_semconv::value::ProbeDropStage;
-use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
+use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
+use tokio::sync::mpsc::Sender;
 
-use super::Delivery;
+use super::{Delivery, DestinationAccount, Payload, Signal};
+use crate::{account::Account, config::Signals};
 
 /// Requests on their way to one destination's task. It takes them at once into its own queue, so this fills only
 /// while that task is kept from running.
-const CHANNEL: usize = 64;
+pub(super) const CHANNEL: usize = 64;
 
 /// The destinations of the moment; shared by all probe tasks, replaced whole by a reload.
 pub type OutboxHandle = Arc<ArcSwap<Outbox>>;
 
-/// The sending ends, one for each destination. The first destination's outcome is the one in the account.
+/// A request on its way to one destination.
+pub(super) struct Parcel {
+    pub(super) payload: Arc<Payload>,
+    /// Whose records they are. Of several destinations that get the same records, the first one's outcome is the one in
+    /// the account: only its parcels have it.
+    pub(super) account: Option<Arc<Account>>,
+}
+
+/// The way to one destination.
+#[derive(Clone)]
+pub(super) struct Address {
+    pub(super) signals: Signals,
+    pub(super) account: Arc<DestinationAccount>,
+    pub(super) sender: Sender<Parcel>,
+}
+
+/// The sending ends, one for each destination.
 #[derive(Default)]
 pub struct Outbox {
-    destinations: Vec<Sender<Arc<Delivery>>>,
+    destinations: Vec<Address>,
 }
 
 impl Outbox {
-    /// One more destination; what it receives comes out of the returned end.
-    pub fn open(&mut self) -> Receiver<Arc<Delivery>> {
-        let (sender, receiver) = channel(CHANNEL);
-        self.destinations.push(sender);
-        receiver
+    pub(super) fn new(destinations: Vec<Address>) -> Self {
+        Self { destinations }
     }
 
     /// Returns when no destination takes anything any more: standard output was the only one and its reader has
@@ -36,21 +50,33 @@ impl Outbox {
             std::future::pending::<()>().await;
         }
         for destination in &self.destinations {
-            destination.closed().await;
+            destination.sender.closed().await;
         }
     }
 
-    /// Sends to every destination without waiting. Where the channel is full the request is given up: points
-    /// come again, events are counted.
+    /// Sends to every destination that takes its signal, without waiting. Where the channel is full the request is
+    /// given up: points come again, events are counted.
     pub fn send(&self, delivery: Delivery) {
-        let delivery = Arc::new(delivery);
-        for (at, destination) in self.destinations.iter().enumerate() {
-            let sent = destination.try_send(Arc::clone(&delivery));
-            if at == 0
-                && let Err(TrySendError::Full(refused) | TrySendError::Closed(refused)) = sent
-            {
-                refused.dropped(ProbeDropStage::Channel);
+        let signal = delivery.payload.signal();
+        let items = delivery.payload.items();
+        let takes = |destination: &&Address| match signal {
+            Signal::Metrics => destination.signals.metrics,
+            Signal::Logs => destination.signals.logs,
+        };
+        let payload = Arc::new(delivery.payload);
+        let mut account = delivery.account;
+        for destination in self.destinations.iter().filter(takes) {
+            let parcel = Parcel { payload: Arc::clone(&payload), account: account.take() };
+            destination.account.produced(signal, items);
+            if let Err(refused) = destination.sender.try_send(parcel) {
+                destination.account.dropped(signal, ExporterDropCause::Channel, items);
+                if let Some(account) = refused.into_inner().account {
+                    account.add_dropped(ProbeDropStage::Channel, items);
+                }
             }
+        }
+        if let Some(account) = account {
+            account.add_dropped(ProbeDropStage::Unwanted, items);
         }
     }
 }

@@ -10,17 +10,17 @@ use crate::account::Account;
 
 /// An encoded request that waits.
 #[derive(Clone)]
-pub struct Item {
+pub(super) struct Item {
     /// Which signal.
-    pub signal: Signal,
+    pub(super) signal: Signal,
     /// The request.
-    pub request: Encoded,
+    pub(super) request: Encoded,
     /// Whose records they are.
-    pub account: Option<Arc<Account>>,
+    pub(super) account: Option<Arc<Account>>,
 }
 
 /// Requests that wait, in order of arrival within a signal.
-pub struct Queue {
+pub(super) struct Queue {
     metrics: Lane,
     logs: Lane,
 }
@@ -34,13 +34,13 @@ struct Lane {
 
 impl Queue {
     /// A queue of at most `limit` bytes for each signal.
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { metrics: Lane { limit, ..Lane::default() }, logs: Lane { limit, ..Lane::default() } }
     }
 
     /// Puts a request in line; returns those that had to go, the oldest first. A request larger than the whole
     /// queue goes itself.
-    pub fn push(&mut self, item: Item) -> Vec<Item> {
+    pub(super) fn push(&mut self, item: Item) -> Vec<Item> {
         match item.signal {
             Signal::Metrics => self.metrics.push(item),
             Signal::Logs => self.logs.push(item),
@@ -48,25 +48,8 @@ impl Queue {
     }
 
     /// The next request. Events go first: they are few, and they are what an operator waits for.
-    pub fn pop(&mut self) -> Option<Item> {
+    pub(super) fn pop(&mut self) -> Option<Item> {
         self.logs.pop().or_else(|| self.metrics.pop())
-    }
-
-    /// Bytes that wait, by signal.
-    pub fn bytes(&self, signal: Signal) -> usize {
-        self.lane(signal).bytes
-    }
-
-    /// Points or records that wait, by signal.
-    pub fn items(&self, signal: Signal) -> u64 {
-        self.lane(signal).items.iter().map(|item| item.request.items).sum()
-    }
-
-    fn lane(&self, signal: Signal) -> &Lane {
-        match signal {
-            Signal::Metrics => &self.metrics,
-            Signal::Logs => &self.logs,
-        }
     }
 }
 
@@ -111,7 +94,7 @@ mod tests {
         assert_eq!(evicted, [2, 3]);
         let order: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|item| item.request.items).collect();
         assert_eq!(order, [1, 4]);
-        assert_eq!(queue.bytes(Signal::Metrics) + queue.bytes(Signal::Logs), 0);
+        assert_eq!(queue.metrics.bytes + queue.logs.bytes, 0);
     }
 
     #[test]
@@ -119,6 +102,6 @@ mod tests {
         let mut queue = Queue::new(100);
         queue.push(item(Signal::Logs, 50, 1));
         assert_eq!(queue.push(item(Signal::Logs, 101, 2))[0].request.items, 2);
-        assert_eq!(queue.bytes(Signal::Logs), 50);
+        assert_eq!(queue.logs.bytes, 50);
     }
 }

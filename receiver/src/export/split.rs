@@ -17,11 +17,11 @@ pub(super) const REQUEST_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// One encoded request and how many points or records it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
+pub(super) struct Encoded {
     /// The protobuf message.
-    pub bytes: Bytes,
+    pub(super) bytes: Bytes,
     /// Its points or records.
-    pub items: u64,
+    pub(super) items: u64,
 }
 
 /// The payload as encoded requests of at most `limit` bytes, in order, and the number of items that are too
@@ -208,45 +208,4 @@ impl Halve for ScopeLogs {
 }
 
 #[cfg(test)]
-mod tests {
-    use opentelemetry_proto::tonic::logs::v1::LogRecord;
-
-    use super::*;
-
-    fn logs(entities: usize, records: usize) -> ExportLogsServiceRequest {
-        let record =
-            |number| LogRecord { time_unix_nano: number, event_name: "x".repeat(50), ..LogRecord::default() };
-        let scope = |entity: usize| ScopeLogs {
-            log_records: (0..records).map(|at| record((entity * records + at) as u64)).collect(),
-            ..ScopeLogs::default()
-        };
-        let resource = |entity| ResourceLogs { scope_logs: vec![scope(entity)], ..ResourceLogs::default() };
-        ExportLogsServiceRequest { resource_logs: (0..entities).map(resource).collect() }
-    }
-
-    #[test]
-    fn splitting_keeps_every_record_once_and_in_order_within_the_limit() {
-        for (entities, records, limit) in [(1, 1, 200), (1, 100, 200), (7, 13, 333), (50, 1, 100)] {
-            let (parts, too_large) = encode(&Payload::Logs(logs(entities, records)), limit);
-            assert_eq!(too_large, 0);
-            assert!(parts.iter().all(|part| part.bytes.len() <= limit));
-            let times: Vec<u64> = parts.iter().flat_map(|part| times(&part.bytes)).collect();
-            assert_eq!(times, (0..(entities * records) as u64).collect::<Vec<_>>());
-        }
-    }
-
-    fn times(bytes: &Bytes) -> Vec<u64> {
-        let request = ExportLogsServiceRequest::decode(bytes.clone()).expect("it was encoded here");
-        let scopes = request.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
-        scopes.flat_map(|scope| scope.log_records).map(|record| record.time_unix_nano).collect()
-    }
-
-    #[test]
-    fn a_record_that_is_too_large_on_its_own_is_counted_and_the_others_go_out() {
-        let mut request = logs(1, 3);
-        request.resource_logs[0].scope_logs[0].log_records[1].event_name = "x".repeat(1000);
-        let (parts, too_large) = encode(&Payload::Logs(request), 300);
-        assert_eq!(too_large, 1);
-        assert_eq!(parts.iter().map(|part| part.items).sum::<u64>(), 2);
-    }
-}
+mod tests;

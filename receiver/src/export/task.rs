@@ -1,98 +1,34 @@
-//! One destination's task: takes requests from its channel, queues them, sends them one at a time.
+//! The tasks of the destinations: started, changed by a reload, drained at the end.
 
-use std::{
-    io::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{io::Write, sync::Arc, time::Duration};
 
-use jitterscope_semconv::value::ProbeDropStage;
+use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
 use tokio::{
-    sync::{mpsc::Receiver, watch},
+    sync::{
+        mpsc::{Receiver, channel},
+        watch,
+    },
     task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
-    Delivery, Outbox, Signal,
-    grpc::{Accepted, Client},
-    queue::{Item, Queue},
-    retry::{Backoff, Verdict, verdict},
-    split::{REQUEST_BYTES, encode},
+    Client, DestinationAccount, Outbox, Signal,
+    outbox::{Address, CHANNEL, Parcel},
+    queue::Item,
+    sender::Sender,
     text::Text,
 };
-
-/// Time between two log lines about the same destination's failures.
-const LOG_EVERY: Duration = Duration::from_secs(60);
-
-/// What became of the requests of one destination, for the receiver's own telemetry.
-#[derive(Debug, Default)]
-pub struct DestinationAccount {
-    /// Where to, without secrets.
-    pub name: String,
-    /// Items that were delivered, by signal.
-    pub delivered: PerSignal,
-    /// Items that the server refused for good.
-    pub rejected: PerSignal,
-    /// Items that went because the queue was full.
-    pub queue_full: PerSignal,
-    /// Items that were too large for any request.
-    pub too_large: PerSignal,
-    /// Items that were left at the end.
-    pub shutdown: PerSignal,
-    /// Tries that failed and were made again.
-    pub retries: PerSignal,
-    /// Bytes that wait.
-    pub queued: PerSignal,
-    /// Items that wait.
-    pub waiting: PerSignal,
-    /// Bytes that may wait, for each signal; 0: nothing waits here.
-    pub capacity: u64,
-    /// Whether the last try failed.
-    failing: AtomicBool,
-}
-
-impl DestinationAccount {
-    /// Whether the last try failed.
-    pub fn failing(&self) -> bool {
-        self.failing.load(Relaxed)
-    }
-}
-
-/// One number for each signal.
-#[derive(Debug, Default)]
-pub struct PerSignal {
-    metrics: AtomicU64,
-    logs: AtomicU64,
-}
-
-impl PerSignal {
-    /// The number of one signal.
-    pub fn of(&self, signal: Signal) -> &AtomicU64 {
-        match signal {
-            Signal::Metrics => &self.metrics,
-            Signal::Logs => &self.logs,
-        }
-    }
-
-    /// The number of one signal now.
-    pub fn get(&self, signal: Signal) -> u64 {
-        self.of(signal).load(Relaxed)
-    }
-
-    fn add(&self, signal: Signal, items: u64) {
-        self.of(signal).fetch_add(items, Relaxed);
-    }
-}
+use crate::{
+    account::Account,
+    config::{self, Protocol, Signals},
+};
 
 /// What a destination does with requests.
 pub enum Sink {
-    /// Sends them to a Collector; the bound of its queue in bytes for each signal.
-    Otlp(Box<Client>, usize),
+    /// Sends them to a Collector, by these settings.
+    Otlp(Box<Client>, Box<config::Destination>),
     /// Writes them for people.
     Text(Box<Text>),
     /// Writes them as OTLP/JSON, one request a line.
@@ -101,44 +37,60 @@ pub enum Sink {
 
 /// A destination before it runs.
 pub struct Destination {
-    /// Where to, without secrets.
+    /// Where to, without secrets; no two of a receiver have the same.
     pub name: String,
     /// What it does.
     pub sink: Sink,
 }
 
-/// The running destinations.
-pub struct Exporters {
-    tasks: Vec<JoinHandle<()>>,
+/// A destination that runs.
+struct Running {
+    /// What it was made of, for a Collector.
+    settings: Option<Box<config::Destination>>,
+    address: Address,
+    task: JoinHandle<()>,
     deadline: watch::Sender<Option<Instant>>,
-    /// Their accounts.
-    pub accounts: Vec<Arc<DestinationAccount>>,
+}
+
+/// The running destinations.
+#[derive(Default)]
+pub struct Exporters {
+    running: Vec<Running>,
 }
 
 impl Exporters {
     /// Starts a task for each destination; requests put into the outbox reach all of them.
     pub fn start(destinations: Vec<Destination>) -> (Self, Outbox) {
-        let mut outbox = Outbox::default();
-        let (deadline, _) = watch::channel(None);
-        let mut exporters = Self { tasks: Vec::new(), deadline, accounts: Vec::new() };
-        for (at, destination) in destinations.into_iter().enumerate() {
-            let capacity = match destination.sink {
-                Sink::Otlp(_, limit) => limit as u64,
-                Sink::Text(_) | Sink::Json(_) => 0,
-            };
-            let account =
-                Arc::new(DestinationAccount { name: destination.name, capacity, ..Default::default() });
-            exporters.accounts.push(Arc::clone(&account));
-            let inbox = Inbox { receiver: outbox.open(), account, primary: at == 0 };
-            exporters.tasks.push(tokio::spawn(run(destination.sink, inbox, exporters.deadline.subscribe())));
-        }
+        let mut exporters = Self::default();
+        let (_, outbox) = exporters.change(destinations);
         (exporters, outbox)
+    }
+
+    /// Runs these destinations from now on: those whose settings did not change go on as they are, with all that waits
+    /// in them; new ones are started. Returns those that are no longer wanted, to be drained, and the outbox that
+    /// reaches the others.
+    pub fn change(&mut self, destinations: Vec<Destination>) -> (Self, Outbox) {
+        let mut former = std::mem::take(&mut self.running);
+        for destination in destinations {
+            let same = former.iter().position(|running| running.is(&destination));
+            self.running.push(match same {
+                Some(at) => former.swap_remove(at),
+                None => Running::start(destination, &former),
+            });
+        }
+        let addresses = self.running.iter().map(|running| running.address.clone());
+        (Self { running: former }, Outbox::new(addresses.collect()))
+    }
+
+    /// Their accounts.
+    pub fn accounts(&self) -> Vec<Arc<DestinationAccount>> {
+        self.running.iter().map(|running| Arc::clone(&running.address.account)).collect()
     }
 
     /// Waits until everything is sent or the grace period is over. The outbox must be gone before.
     pub async fn drain(self, grace: Duration) {
-        self.deadline.send_replace(Some(Instant::now() + grace));
-        for task in self.tasks {
+        let tasks: Vec<_> = self.running.into_iter().map(|running| running.end(grace)).collect();
+        for task in tasks {
             if let Err(error) = task.await {
                 warn!(%error, "a destination's task broke");
             }
@@ -146,24 +98,63 @@ impl Exporters {
     }
 }
 
-struct Inbox {
-    receiver: Receiver<Arc<Delivery>>,
-    account: Arc<DestinationAccount>,
-    /// Whether what happens here is what the probes' accounts say.
-    primary: bool,
+impl Running {
+    /// Starts a task. One of the same name that ends has its account continued.
+    fn start(destination: Destination, former: &[Self]) -> Self {
+        let (settings, signals) = match &destination.sink {
+            Sink::Otlp(_, settings) => (Some(settings.clone()), settings.signals),
+            Sink::Text(_) | Sink::Json(_) => (None, Signals::ALL),
+        };
+        let mut former = former.iter().map(|running| &running.address.account);
+        let account = former.find(|account| account.name == destination.name).map(Arc::clone);
+        let account = account.unwrap_or_else(|| Arc::new(DestinationAccount::new(destination.name)));
+        let capacity = settings.as_ref().map_or(0, |settings| settings.queue_memory);
+        let over_http = settings.as_ref().is_some_and(|of| of.protocol == Protocol::HttpProtobuf);
+        account.set(capacity, over_http);
+        let (sender, receiver) = channel(CHANNEL);
+        let (deadline, until) = watch::channel(None);
+        let inbox = Inbox { receiver, account: Arc::clone(&account) };
+        let task = tokio::spawn(run(destination.sink, inbox, until));
+        Self { settings, address: Address { signals, account, sender }, task, deadline }
+    }
+
+    /// Whether this is what is wanted. Standard output is made anew: it holds nothing back.
+    fn is(&self, wanted: &Destination) -> bool {
+        match &wanted.sink {
+            Sink::Otlp(_, settings) => {
+                self.settings.as_ref() == Some(settings) && self.address.account.name == wanted.name
+            }
+            Sink::Text(_) | Sink::Json(_) => false,
+        }
+    }
+
+    /// Takes nothing more; the task ends with what it has or with the grace period.
+    fn end(self, grace: Duration) -> JoinHandle<()> {
+        self.deadline.send_replace(Some(Instant::now() + grace));
+        self.task
+    }
+}
+
+/// Where a destination's task takes requests from, and counts what becomes of them.
+pub(super) struct Inbox {
+    pub(super) receiver: Receiver<Parcel>,
+    pub(super) account: Arc<DestinationAccount>,
 }
 
 async fn run(sink: Sink, inbox: Inbox, deadline: watch::Receiver<Option<Instant>>) {
     match sink {
-        Sink::Otlp(client, limit) => Sender::new(*client, limit, inbox, deadline).run().await,
+        Sink::Otlp(client, settings) => {
+            let limit = usize::try_from(settings.queue_memory).unwrap_or(usize::MAX);
+            Sender::new(*client, limit, inbox, deadline).run().await;
+        }
         Sink::Text(text) => write_text(inbox, *text).await,
         Sink::Json(out) => write_json(inbox, out).await,
     }
 }
 
 async fn write_json(mut inbox: Inbox, mut out: Box<dyn Write + Send>) {
-    while let Some(delivery) = inbox.receiver.recv().await {
-        if !inbox.written(&delivery, &super::text::json_line(&mut out, &delivery.payload)) {
+    while let Some(parcel) = inbox.receiver.recv().await {
+        if !inbox.written(&parcel, &super::text::json_line(&mut out, &parcel.payload)) {
             return inbox.refuse();
         }
     }
@@ -180,7 +171,7 @@ async fn write_text(mut inbox: Inbox, mut text: Text) {
             None => Ok(inbox.receiver.recv().await),
         };
         let read = match &next {
-            Ok(Some(delivery)) => inbox.written(delivery, &text.write(&delivery.payload)),
+            Ok(Some(parcel)) => inbox.written(parcel, &text.write(&parcel.payload)),
             _ => is_read(&text.flush()),
         };
         if !read {
@@ -206,213 +197,63 @@ fn is_read(result: &std::io::Result<()>) -> bool {
 
 impl Inbox {
     /// Counts what was written or not. False when nobody reads any more.
-    fn written(&self, delivery: &Delivery, result: &std::io::Result<()>) -> bool {
+    fn written(&self, parcel: &Parcel, result: &std::io::Result<()>) -> bool {
         match result {
             Ok(()) => {
-                let (signal, items) = (delivery.payload.signal(), delivery.payload.items());
-                self.delivered(signal, delivery.account.as_deref(), items);
+                self.delivered(parcel.payload.signal(), parcel.account.as_deref(), parcel.payload.items());
             }
-            Err(_) => self.unwritten(delivery),
+            Err(_) => self.unwritten(parcel),
         }
         is_read(result)
     }
 
-    fn unwritten(&self, delivery: &Delivery) {
-        let (signal, items) = (delivery.payload.signal(), delivery.payload.items());
-        self.account.rejected.add(signal, items);
-        self.dropped(delivery.account.as_deref(), ProbeDropStage::Rejected, items);
+    fn unwritten(&self, parcel: &Parcel) {
+        let (signal, items) = (parcel.payload.signal(), parcel.payload.items());
+        self.dropped(signal, parcel.account.as_deref(), ExporterDropCause::Rejected, items);
     }
 
     /// Takes nothing more; what waits is counted.
     fn refuse(mut self) {
         self.receiver.close();
-        while let Ok(delivery) = self.receiver.try_recv() {
-            self.unwritten(&delivery);
+        while let Ok(parcel) = self.receiver.try_recv() {
+            self.unwritten(&parcel);
         }
     }
 
-    fn delivered(&self, signal: Signal, account: Option<&crate::account::Account>, items: u64) {
-        self.account.delivered.add(signal, items);
-        if let Some(account) = account.filter(|_| self.primary) {
+    /// Counts items that were taken, for the destination and for whose they are.
+    pub(super) fn delivered(&self, signal: Signal, account: Option<&Account>, items: u64) {
+        self.account.delivered(signal, items);
+        if let Some(account) = account {
             account.add_exported(items);
         }
     }
 
-    fn dropped(&self, account: Option<&crate::account::Account>, stage: ProbeDropStage, items: u64) {
-        if let Some(account) = account.filter(|_| self.primary) {
-            account.add_dropped(stage, items);
+    /// Counts items that were given up, for the destination and for whose they are.
+    pub(super) fn dropped(
+        &self,
+        signal: Signal,
+        account: Option<&Account>,
+        cause: ExporterDropCause,
+        items: u64,
+    ) {
+        self.account.dropped(signal, cause, items);
+        if let Some(account) = account {
+            account.add_dropped(stage(cause), items);
         }
+    }
+
+    /// The same for a request of the queue.
+    pub(super) fn given_up(&self, item: &Item, cause: ExporterDropCause) {
+        self.dropped(item.signal, item.account.as_deref(), cause, item.request.items);
     }
 }
 
-/// The task of a Collector.
-struct Sender {
-    client: Client,
-    queue: Queue,
-    inbox: Inbox,
-    deadline: watch::Receiver<Option<Instant>>,
-    open: bool,
-    backoff: Backoff,
-    /// When a failure was last logged.
-    told: Option<Instant>,
-}
-
-impl Sender {
-    fn new(client: Client, limit: usize, inbox: Inbox, deadline: watch::Receiver<Option<Instant>>) -> Self {
-        Self {
-            client,
-            queue: Queue::new(limit),
-            inbox,
-            deadline,
-            open: true,
-            backoff: Backoff::default(),
-            told: None,
-        }
-    }
-
-    async fn run(mut self) {
-        loop {
-            match self.queue.pop() {
-                Some(item) => {
-                    self.note_queue();
-                    if !self.deliver(item).await {
-                        return;
-                    }
-                }
-                None if !self.open => return,
-                None => self.receive().await,
-            }
-        }
-    }
-
-    /// Takes the next request from the channel into the queue.
-    async fn receive(&mut self) {
-        match self.inbox.receiver.recv().await {
-            Some(delivery) => self.enqueue(&delivery),
-            None => self.open = false,
-        }
-    }
-
-    fn enqueue(&mut self, delivery: &Delivery) {
-        let signal = delivery.payload.signal();
-        let (requests, too_large) = encode(&delivery.payload, REQUEST_BYTES);
-        self.inbox.account.too_large.add(signal, too_large);
-        self.inbox.dropped(delivery.account.as_deref(), ProbeDropStage::Rejected, too_large);
-        for request in requests {
-            let evicted = self.queue.push(Item { signal, request, account: delivery.account.clone() });
-            for item in evicted {
-                self.inbox.account.queue_full.add(signal, item.request.items);
-                self.inbox.dropped(item.account.as_deref(), ProbeDropStage::Queue, item.request.items);
-            }
-        }
-        self.note_queue();
-    }
-
-    fn note_queue(&self) {
-        for signal in [Signal::Metrics, Signal::Logs] {
-            self.inbox.account.queued.of(signal).store(self.queue.bytes(signal) as u64, Relaxed);
-            self.inbox.account.waiting.of(signal).store(self.queue.items(signal), Relaxed);
-        }
-    }
-
-    /// Sends one request until the server takes it or refuses it for good, while further requests go into the
-    /// queue. False when the time to end is over.
-    async fn deliver(&mut self, item: Item) -> bool {
-        loop {
-            let mut client = self.client.clone();
-            let bytes = item.request.bytes.clone();
-            let signal = item.signal;
-            let Some(answer) = self.meanwhile(async move { client.export(signal, bytes).await }).await else {
-                return self.give_up(item);
-            };
-            match answer.map_err(|status| (verdict(&status), status)) {
-                Ok(accepted) => {
-                    self.accepted(&item, &accepted);
-                    return true;
-                }
-                Err((Verdict::Never, status)) => {
-                    self.refused(&item, &status);
-                    return true;
-                }
-                Err((Verdict::Again(delay), status)) => {
-                    self.inbox.account.retries.add(signal, 1);
-                    self.inbox.account.failing.store(true, Relaxed);
-                    let wait = self.backoff.next(delay);
-                    self.tell(&format!("{}; trying again", status.message()));
-                    if self.meanwhile(sleep(wait)).await.is_none() {
-                        return self.give_up(item);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits for `work`, taking requests into the queue meanwhile; `None` when the time to end is over.
-    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            let until = *self.deadline.borrow_and_update();
-            let over = async {
-                match until {
-                    Some(deadline) => timeout_at(deadline, std::future::pending::<()>()).await.is_err(),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                done = &mut work => return Some(done),
-                received = self.inbox.receiver.recv(), if self.open => match received {
-                    Some(delivery) => self.enqueue(&delivery),
-                    None => self.open = false,
-                },
-                _ = over => return None,
-                Ok(()) = self.deadline.changed() => {}
-            }
-        }
-    }
-
-    fn accepted(&mut self, item: &Item, accepted: &Accepted) {
-        self.backoff.reset();
-        self.inbox.account.failing.store(false, Relaxed);
-        let rejected = accepted.rejected.min(item.request.items);
-        self.inbox.delivered(item.signal, item.account.as_deref(), item.request.items - rejected);
-        self.inbox.account.rejected.add(item.signal, rejected);
-        self.inbox.dropped(item.account.as_deref(), ProbeDropStage::Rejected, rejected);
-        if rejected > 0 || !accepted.message.is_empty() {
-            self.tell(&format!("refused {rejected} of {}: {}", item.request.items, accepted.message));
-        }
-    }
-
-    fn refused(&mut self, item: &Item, status: &tonic::Status) {
-        self.inbox.account.rejected.add(item.signal, item.request.items);
-        self.inbox.dropped(item.account.as_deref(), ProbeDropStage::Rejected, item.request.items);
-        self.tell(&format!("refused {} for good: {status}", item.request.items));
-    }
-
-    /// Everything that is left at the end is counted and reported. Always false: there is nothing to go on with.
-    fn give_up(&mut self, item: Item) -> bool {
-        self.inbox.receiver.close();
-        while let Ok(delivery) = self.inbox.receiver.try_recv() {
-            self.enqueue(&delivery);
-        }
-        let mut left = 0;
-        let rest = std::iter::once(item).chain(std::iter::from_fn(|| self.queue.pop()));
-        for item in rest {
-            left += item.request.items;
-            self.inbox.account.shutdown.add(item.signal, item.request.items);
-            self.inbox.dropped(item.account.as_deref(), ProbeDropStage::Shutdown, item.request.items);
-        }
-        warn!(destination = self.inbox.account.name, items = left, "not delivered within the grace period");
-        false
-    }
-
-    fn tell(&mut self, what: &str) {
-        let now = Instant::now();
-        if self.told.is_none_or(|told| now - told >= LOG_EVERY) {
-            self.told = Some(now);
-            warn!(destination = self.inbox.account.name, "{what}");
-        } else {
-            info!(destination = self.inbox.account.name, "{what}");
-        }
+/// What a probe's account calls a destination's cause.
+fn stage(cause: ExporterDropCause) -> ProbeDropStage {
+    match cause {
+        ExporterDropCause::Channel => ProbeDropStage::Channel,
+        ExporterDropCause::QueueFull => ProbeDropStage::Queue,
+        ExporterDropCause::Rejected | ExporterDropCause::TooLarge => ProbeDropStage::Rejected,
+        ExporterDropCause::Shutdown => ProbeDropStage::Shutdown,
     }
 }

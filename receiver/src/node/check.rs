@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::{net::TcpStream, net::UnixStream, time::timeout};
+use tokio::time::timeout;
 
 use super::once::{Tried, can_run};
 use crate::{
     account::State,
-    config::{Endpoint, Settings},
+    config::{Destination, Settings},
+    export::Client,
     probe::Skip,
 };
 
@@ -26,7 +27,7 @@ pub async fn problems(settings: &Settings) -> Vec<String> {
         }
     }
     for destination in &settings.export.otlp {
-        if let Err(error) = reach(&destination.endpoint).await {
+        if let Err(error) = reach(destination).await {
             problems.push(format!("export.otlp: {} cannot be reached: {error}", destination.endpoint));
         }
     }
@@ -38,15 +39,8 @@ pub async fn problems(settings: &Settings) -> Vec<String> {
     problems
 }
 
-async fn reach(endpoint: &Endpoint) -> std::io::Result<()> {
-    let connect = async {
-        match endpoint {
-            Endpoint::Http(uri) | Endpoint::Https(uri) => {
-                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-                TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await.map(drop)
-            }
-            Endpoint::Unix(path) => UnixStream::connect(path).await.map(drop),
-        }
-    };
-    timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+/// Connects as a request would, by the same proxy and with the same certificates.
+async fn reach(destination: &Destination) -> Result<(), String> {
+    let client = Client::new(destination).map_err(|error| error.to_string())?;
+    timeout(CONNECT, client.reach()).await.unwrap_or_else(|_| Err("no connection in time".to_owned()))
 }

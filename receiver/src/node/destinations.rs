@@ -5,7 +5,7 @@ use std::io::stdout;
 use super::Format;
 use crate::{
     config::Settings,
-    export::{Destination, Sink, grpc::BuildError, grpc::Client, text::Text},
+    export::{BuildError, Client, Destination, Sink, text::Text},
 };
 
 /// The destinations that the settings name; without any, standard output.
@@ -15,9 +15,9 @@ use crate::{
 pub(super) fn of(settings: &Settings, format: Format) -> Result<Vec<Destination>, BuildError> {
     let mut destinations = Vec::new();
     for otlp in &settings.export.otlp {
-        let queue = usize::try_from(otlp.queue_memory).unwrap_or(usize::MAX);
-        let sink = Sink::Otlp(Box::new(Client::new(otlp)?), queue);
-        destinations.push(Destination { name: otlp.endpoint.to_string(), sink });
+        let sink = Sink::Otlp(Box::new(Client::new(otlp)?), Box::new(otlp.clone()));
+        let name = free_name(&otlp.endpoint.to_string(), &destinations);
+        destinations.push(Destination { name, sink });
     }
     let embedded = destinations.is_empty();
     match format {
@@ -31,6 +31,13 @@ pub(super) fn of(settings: &Settings, format: Format) -> Result<Vec<Destination>
         _ => {}
     }
     Ok(destinations)
+}
+
+/// The endpoint, with a number where another destination has the same: each has an account of its own.
+fn free_name(endpoint: &str, taken: &[Destination]) -> String {
+    let numbered = (2..).map(|number| format!("{endpoint} #{number}"));
+    let mut names = std::iter::once(endpoint.to_owned()).chain(numbered);
+    names.find(|name| taken.iter().all(|other| other.name != *name)).unwrap_or_default()
 }
 
 pub(super) fn output(sink: Sink) -> Destination {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use jitterscope_semconv::{
     Attribute, Metric, attribute as key, metric,
     value::{CountersSource, CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
@@ -12,7 +13,7 @@ use super::{Observed, process};
 use crate::{
     account::Account,
     batch::SERIES_LIMIT,
-    export::{DestinationAccount, Signal},
+    export::{DestinationAccount, Signal, Terms},
     pods::{self, EntityKind},
 };
 
@@ -23,15 +24,17 @@ type I64<'a> = Emit<'a, i64>;
 type F64<'a> = Emit<'a, f64>;
 
 /// Registers all of them.
-pub(super) fn register(meter: &Meter, observed: &Observed) {
+pub(super) fn register(meter: &Meter, observed: &Observed) -> Destinations {
+    let destinations = Destinations::new(observed);
     probe_accounts(meter, observed);
     probe_programs(meter, observed);
     probe_maps(meter, observed);
     entities(meter, observed);
     counters(meter, observed);
-    queues(meter, observed);
-    outcomes(meter, observed);
+    queues(meter, &destinations);
+    outcomes(meter, &destinations);
     process_cost(meter);
+    destinations
 }
 
 fn of(attribute: &Attribute, value: impl Into<Value>) -> KeyValue {
@@ -179,71 +182,103 @@ fn counters(meter: &Meter, observed: &Observed) {
     counter(meter, &metric::COUNTERS_MISMATCHES, move |to| to(account.mismatches(), &[]));
 }
 
-/// Calls `read` for each destination and signal with attributes that name both.
-fn each_destination<T: 'static>(
-    observed: &Observed,
-    read: impl Fn(Emit<'_, T>, &DestinationAccount, Signal, [KeyValue; 2]) + Send + Sync + 'static,
-) -> impl Fn(Emit<'_, T>) + Send + Sync + 'static {
-    let destinations = Arc::clone(&observed.destinations);
-    move |emit| {
-        for account in destinations.load().iter() {
-            for signal in [Signal::Metrics, Signal::Logs] {
-                let name = of(&key::EXPORTER_DESTINATION, account.name.clone());
-                read(emit, account, signal, [of(&key::SIGNAL, signal.name()), name]);
+/// The accounts of the destinations, read once for all instruments: their terms add up only at one instant.
+#[derive(Clone)]
+pub(super) struct Destinations {
+    accounts: Arc<ArcSwap<Vec<Arc<DestinationAccount>>>>,
+    read: Arc<ArcSwap<Vec<Figures>>>,
+}
+
+/// One destination and signal at one instant.
+struct Figures {
+    name: String,
+    signal: Signal,
+    terms: Terms,
+    capacity: u64,
+    over_http: bool,
+}
+
+impl Destinations {
+    fn new(observed: &Observed) -> Self {
+        Self { accounts: Arc::clone(&observed.destinations), read: Arc::default() }
+    }
+
+    /// Takes over what the accounts say now.
+    pub(super) fn read(&self) {
+        let of = |account: &Arc<DestinationAccount>| {
+            [Signal::Metrics, Signal::Logs].map(|signal| Figures {
+                name: account.name.clone(),
+                signal,
+                terms: account.terms(signal),
+                capacity: account.capacity(),
+                over_http: account.over_http(),
+            })
+        };
+        self.read.store(Arc::new(self.accounts.load().iter().flat_map(of).collect()));
+    }
+
+    /// Calls `read` for each destination and signal with attributes that name both.
+    fn each<T: 'static>(
+        &self,
+        read: impl Fn(Emit<'_, T>, &Figures, [KeyValue; 2]) + Send + Sync + 'static,
+    ) -> impl Fn(Emit<'_, T>) + Send + Sync + 'static {
+        let figures = Arc::clone(&self.read);
+        move |emit| {
+            for figures in figures.load().iter() {
+                let name = of(&key::EXPORTER_DESTINATION, figures.name.clone());
+                read(emit, figures, [of(&key::SIGNAL, figures.signal.name()), name]);
             }
         }
     }
 }
 
-fn queues(meter: &Meter, observed: &Observed) {
-    let size = each_destination(observed, |to: I64<'_>, account, signal, attributes| {
-        to(signed(account.queued.get(signal)), &attributes);
-    });
-    amount(meter, &metric::EXPORTER_QUEUE_SIZE, size);
-    let length = each_destination(observed, |to: I64<'_>, account, signal, attributes| {
-        to(signed(account.waiting.get(signal)), &attributes);
-    });
-    amount(meter, &metric::EXPORTER_QUEUE_LENGTH, length);
-    let capacity = each_destination(observed, |to: I64<'_>, account, _, attributes| {
-        to(signed(account.capacity), &attributes);
-    });
-    amount(meter, &metric::EXPORTER_QUEUE_CAPACITY, capacity);
-    let retries = each_destination(observed, |to: U64<'_>, account, signal, attributes| {
-        to(account.retries.get(signal), &attributes);
-    });
-    counter(meter, &metric::EXPORTER_RETRIES, retries);
+fn queues(meter: &Meter, destinations: &Destinations) {
+    let now = |metric, figure: fn(&Figures) -> u64| {
+        let read = destinations
+            .each(move |to: I64<'_>, figures, attributes| to(signed(figure(figures)), &attributes));
+        amount(meter, metric, read);
+    };
+    now(&metric::EXPORTER_QUEUE_SIZE, |figures| figures.terms.bytes);
+    now(&metric::EXPORTER_QUEUE_LENGTH, |figures| figures.terms.queued);
+    now(&metric::EXPORTER_QUEUE_CAPACITY, |figures| figures.capacity);
+    let total = |metric, figure: fn(&Figures) -> u64| {
+        let read =
+            destinations.each(move |to: U64<'_>, figures, attributes| to(figure(figures), &attributes));
+        counter(meter, metric, read);
+    };
+    total(&metric::EXPORTER_PRODUCED, |figures| figures.terms.produced);
+    total(&metric::EXPORTER_RETRIES, |figures| figures.terms.retries);
 }
 
-fn outcomes(meter: &Meter, observed: &Observed) {
-    let drops = each_destination(observed, |to: U64<'_>, account, signal, [of_signal, name]| {
-        let causes = [
-            (ExporterDropCause::QueueFull, &account.queue_full),
-            (ExporterDropCause::Rejected, &account.rejected),
-            (ExporterDropCause::Shutdown, &account.shutdown),
-            (ExporterDropCause::TooLarge, &account.too_large),
-        ];
-        for (cause, items) in causes {
-            let cause = of(&key::EXPORTER_DROP_CAUSE, cause.as_str());
-            to(items.get(signal), &[of_signal.clone(), name.clone(), cause]);
+fn outcomes(meter: &Meter, destinations: &Destinations) {
+    let drops = destinations.each(|to: U64<'_>, figures, [of_signal, name]| {
+        for cause in ExporterDropCause::ALL {
+            let of_cause = of(&key::EXPORTER_DROP_CAUSE, cause.as_str());
+            to(figures.terms.dropped(*cause), &[of_signal.clone(), name.clone(), of_cause]);
         }
     });
     counter(meter, &metric::EXPORTER_DROPS, drops);
-    for (metric, signal, component) in [
-        (
-            &metric::OTEL_SDK_EXPORTER_METRIC_DATA_POINT_EXPORTED,
-            Signal::Metrics,
-            OtelComponentType::OtlpGrpcMetricExporter,
-        ),
-        (&metric::OTEL_SDK_EXPORTER_LOG_EXPORTED, Signal::Logs, OtelComponentType::OtlpGrpcLogExporter),
+    for (metric, signal) in [
+        (&metric::OTEL_SDK_EXPORTER_METRIC_DATA_POINT_EXPORTED, Signal::Metrics),
+        (&metric::OTEL_SDK_EXPORTER_LOG_EXPORTED, Signal::Logs),
     ] {
-        let exported = each_destination(observed, move |to: U64<'_>, account, of, [_, name]| {
-            if of == signal {
+        let exported = destinations.each(move |to: U64<'_>, figures, [_, name]| {
+            if figures.signal == signal {
                 let name = KeyValue::new(key::OTEL_COMPONENT_NAME.key, name.value);
-                let component = KeyValue::new(key::OTEL_COMPONENT_TYPE.key, component.as_str());
-                to(account.delivered.get(signal), &[component, name]);
+                let kind = of(&key::OTEL_COMPONENT_TYPE, component(figures).as_str());
+                to(figures.terms.delivered, &[kind, name]);
             }
         });
         counter(meter, metric, exported);
+    }
+}
+
+fn component(figures: &Figures) -> OtelComponentType {
+    match (figures.signal, figures.over_http) {
+        (Signal::Metrics, false) => OtelComponentType::OtlpGrpcMetricExporter,
+        (Signal::Metrics, true) => OtelComponentType::OtlpHttpMetricExporter,
+        (Signal::Logs, false) => OtelComponentType::OtlpGrpcLogExporter,
+        (Signal::Logs, true) => OtelComponentType::OtlpHttpLogExporter,
     }
 }
 

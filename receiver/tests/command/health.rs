@@ -85,6 +85,12 @@ fn a_destination_that_does_not_answer_is_told_in_the_status_and_the_receiver_sta
         (destination["healthy"] == false).then_some(destination)
     });
     assert_eq!(destination["status"], "StatusRecoverableError");
+    assert!(destination["error"].as_str().unwrap().contains("Connection refused"), "{destination}");
+    let terms = &destination["metrics"];
+    let term = |name: &str| terms[name].as_u64().unwrap();
+    let dropped = terms["dropped"].as_object().unwrap().values().map(|cause| cause.as_u64().unwrap());
+    assert_eq!(term("produced"), term("delivered") + term("queued") + dropped.sum::<u64>(), "{terms}");
+    assert!(term("queued") > 0 && term("retries") > 0, "{terms}");
     assert_eq!(get(address, "/readyz").unwrap().0, 200);
     assert_eq!(receiver.terminate().code, Some(0));
 }

@@ -1,10 +1,12 @@
 //! What the commands print for people and for scripts.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::{
     netns::Netns,
-    receiver::{Configuration, Receiver, is_root, outcome, until},
+    receiver::{BINARY, Configuration, Receiver, is_root, outcome, until},
     telemetry::{Point, metric_names, metrics, points},
 };
 
@@ -48,6 +50,24 @@ fn the_series_that_each_probe_remembers_are_its_own() {
     assert_ne!(tcp, udp, "it is the same figure for both");
     assert_eq!(series("tcp", "jitterscope.probe.series.limit"), Some(65_536));
     assert!(tcp < 65_536);
+}
+
+#[test]
+fn with_the_sdk_disabled_only_the_node_is_told_of() {
+    let of_its_own = |disabled: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--format", "json", "--set=interval=200ms", "--set=health.endpoint=off"]);
+        let receiver = Receiver::spawn(command.env("OTEL_SDK_DISABLED", disabled));
+        until("several collections", || {
+            (points(&receiver.stdout(), "jitterscope.tcp.segments").len() > 10).then_some(())
+        });
+        let ended = receiver.terminate();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        points(&ended.stdout, "jitterscope.probe.state").len()
+            + points(&ended.stdout, "process.cpu.time").len()
+    };
+    assert_eq!(of_its_own("true"), 0);
+    assert!(of_its_own("false") > 0);
 }
 
 #[test]

@@ -64,6 +64,101 @@ fn the_standard_endpoint_is_the_only_destination_until_the_file_names_some() {
     }
 }
 
+/// What the destinations of an environment are, in short.
+fn standard(variables: &[(&str, &str)]) -> Vec<(String, Protocol, Signals, bool)> {
+    let settings = environment(variables).load(TWO).unwrap();
+    let short = |one: &Destination| (one.endpoint.to_string(), one.protocol, one.signals, one.append_path);
+    settings.export.otlp.iter().map(short).collect()
+}
+
+const METRICS: Signals = Signals { metrics: true, logs: false };
+const LOGS: Signals = Signals { metrics: false, logs: true };
+
+#[test]
+fn the_standard_endpoint_of_one_signal_goes_before_the_general_one_and_is_its_whole_url() {
+    let general = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318/base");
+    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    let logs = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://logs/in");
+    let http = Protocol::HttpProtobuf;
+    let url = |text: &str| text.to_owned();
+    assert_eq!(standard(&[general, protocol]), [(url("http://otel:4318/base"), http, Signals::ALL, true)]);
+    assert_eq!(
+        standard(&[general, protocol, logs]),
+        [(url("http://otel:4318/base"), http, METRICS, true), (url("https://logs/in"), http, LOGS, false)]
+    );
+    assert_eq!(standard(&[protocol, logs]), [(url("https://logs/in"), http, LOGS, false)]);
+    // The same for both is still the whole URL of each.
+    let metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://logs/in");
+    assert_eq!(
+        standard(&[protocol, logs, metrics]),
+        [(url("https://logs/in"), http, METRICS, false), (url("https://logs/in"), http, LOGS, false)]
+    );
+    let split = [general, ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf")];
+    assert!(environment(&split).load(TWO).is_err(), "gRPC takes no path");
+    let grpc = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:1"), split[1]];
+    assert_eq!(
+        standard(&grpc),
+        [(url("http://otel:1/"), http, METRICS, true), (url("http://otel:1/"), Protocol::Grpc, LOGS, true)]
+    );
+}
+
+#[test]
+fn an_endpoint_of_grpc_without_scheme_is_encrypted_unless_it_is_said_to_be_insecure() {
+    let bare = ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel:4317");
+    let insecure = |value| ("OTEL_EXPORTER_OTLP_INSECURE", value);
+    let grpc = |url: &str| [(url.to_owned(), Protocol::Grpc, Signals::ALL, true)];
+    assert_eq!(standard(&[bare]), grpc("https://otel:4317/"));
+    assert_eq!(standard(&[bare, insecure("True")]), grpc("http://otel:4317/"));
+    assert_eq!(standard(&[bare, insecure("false")]), grpc("https://otel:4317/"));
+    let written = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel:4317");
+    assert_eq!(standard(&[written, insecure("true")]), grpc("https://otel:4317/"));
+    let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    assert!(environment(&[bare, http]).load(TWO).is_err());
+}
+
+#[test]
+fn every_standard_option_has_a_general_form_and_one_for_a_signal() {
+    let certificate = written("c.pem", "-----BEGIN CERTIFICATE-----\n");
+    let key = written("k.pem", "-----BEGIN PRIVATE KEY-----\n");
+    let (certificate, key) = (certificate.path.display().to_string(), key.path.display().to_string());
+    let settings = environment(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel:4317"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1"),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "b=2"),
+        ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1000"),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "2000"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", &certificate),
+        ("OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE", &certificate),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key),
+    ]);
+    let settings = settings.load(TWO).unwrap();
+    let [metrics, logs] = &settings.export.otlp[..] else { panic!("{settings:?}") };
+    assert_eq!((metrics.signals, logs.signals), (METRICS, LOGS));
+    assert_eq!((metrics.headers.get("a").is_some(), metrics.headers.len()), (true, 1));
+    assert_eq!((logs.headers.get("b").is_some(), logs.headers.len()), (true, 1));
+    assert_eq!((metrics.compression, logs.compression), (Compression::Zstd, Compression::Gzip));
+    assert_eq!((metrics.timeout.as_secs(), logs.timeout.as_secs()), (1, 2));
+    assert_eq!((metrics.tls.ca.is_some(), logs.tls.ca.is_some()), (true, false));
+    let own = Some((certificate.into(), key.clone().into()));
+    assert_eq!((&metrics.tls.client, &logs.tls.client), (&own, &own));
+    // Set for a whole machine, they are no error of a plain destination.
+    let plain = environment(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key),
+    ]);
+    assert_eq!(plain.load(TWO).unwrap().export.otlp[0].tls, Tls::default());
+}
+
+#[test]
+fn the_sdk_is_disabled_by_the_word_true_alone() {
+    let silent =
+        |text| environment(&[("OTEL_SDK_DISABLED", text)]).load(TWO).map(|settings| settings.resource.silent);
+    assert_eq!((silent("TRUE"), silent("false"), silent("")), (Ok(true), Ok(false), Ok(false)));
+    assert!(silent("1").is_err());
+}
+
 #[test]
 fn the_flag_for_the_endpoint_replaces_all_destinations_and_keeps_standard_headers() {
     let (_file, mut sources) = yaml("export: {otlp: [{endpoint: 'http://a:1'}, {endpoint: 'http://b:2'}]}");
@@ -87,7 +182,18 @@ fn the_standard_resource_is_read() {
 
 #[test]
 fn empty_standard_variables_count_as_not_set() {
-    let all = ["ENDPOINT", "PROTOCOL", "HEADERS", "COMPRESSION", "TIMEOUT", "CERTIFICATE"];
+    let all = [
+        "ENDPOINT",
+        "PROTOCOL",
+        "HEADERS",
+        "COMPRESSION",
+        "TIMEOUT",
+        "CERTIFICATE",
+        "INSECURE",
+        "CLIENT_KEY",
+        "METRICS_ENDPOINT",
+        "LOGS_TIMEOUT",
+    ];
     let mut sources = environment(&[("OTEL_METRIC_EXPORT_INTERVAL", ""), ("OTEL_RESOURCE_ATTRIBUTES", "")]);
     sources.environment.extend(all.map(|name| (format!("OTEL_EXPORTER_OTLP_{name}"), String::new())));
     assert_eq!(sources.load(TWO), Ok(defaults()));

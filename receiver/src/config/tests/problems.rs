@@ -5,20 +5,31 @@ use super::*;
 #[test]
 fn wrong_standard_variables_are_reported_by_name() {
     let found = problems(&environment(&[
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel:4317"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://otel:4317"),
+        ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "yes"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "5"),
+        ("OTEL_SDK_DISABLED", "1"),
     ]));
     let variable = "environment variable OTEL_";
+    let endpoints =
+        "allowed: http://HOST:PORT, https://HOST:PORT, unix:///PATH; with a path for http/protobuf";
     assert_eq!(
         found,
         [
-            format!("{variable}EXPORTER_OTLP_PROTOCOL: is \"http/protobuf\"; allowed: grpc"),
+            format!("{variable}EXPORTER_OTLP_INSECURE: is \"yes\"; allowed: true | false"),
             format!("{variable}EXPORTER_OTLP_TIMEOUT: is \"10s\"; allowed: a whole number of milliseconds"),
+            format!("{variable}SDK_DISABLED: is \"1\"; allowed: true | false"),
             format!("{variable}METRIC_EXPORT_INTERVAL: interval = 5ms: allowed: a duration, 100ms to 1h"),
             format!(
-                "{variable}EXPORTER_OTLP_ENDPOINT: export.otlp[0].endpoint = otel:4317: allowed: http://HOST:PORT, https://HOST:PORT, unix:///PATH"
+                "{variable}EXPORTER_OTLP_ENDPOINT: export.otlp[0].endpoint = ftp://otel:4317: {endpoints}"
+            ),
+            format!(
+                "{variable}EXPORTER_OTLP_ENDPOINT: export.otlp[1].endpoint = ftp://otel:4317: {endpoints}"
+            ),
+            format!(
+                "{variable}EXPORTER_OTLP_LOGS_PROTOCOL: export.otlp[1].protocol = http/json: allowed: grpc | http/protobuf"
             ),
         ]
     );
@@ -82,7 +93,7 @@ fn wrong_types_are_reported_with_what_is_there() {
         problems_of_yaml("export: {otlp: ['http://a:1', {endpoint: 'http://a:1', headers: [a]}]}"),
         [
             "export.otlp[0] = http://a:1: allowed: a table of settings",
-            "export.otlp[0].endpoint: is missing, allowed: http://HOST:PORT, https://HOST:PORT, unix:///PATH",
+            "export.otlp[0].endpoint: is missing, allowed: http://HOST:PORT, https://HOST:PORT, unix:///PATH; with a path for http/protobuf",
             "export.otlp[1].headers = a list: allowed: a table of names and texts",
         ]
     );
@@ -140,11 +151,46 @@ fn certificates_without_encryption_are_refused_as_without_effect() {
         format!("export: {{otlp: [{{endpoint: '{scheme}://a:1', tls: {{ca_file: {}}}}}]}}", ca.path.display())
     };
     let settings = load_yaml(&destination("https")).unwrap();
-    assert_eq!(settings.export.otlp[0].tls.ca.as_ref().unwrap().path, ca.path);
+    assert_eq!(settings.export.otlp[0].tls.ca.as_ref().unwrap(), &ca.path);
     assert_eq!(
         problems_of_yaml(&destination("http")),
         ["export.otlp[0].tls.ca_file: has no effect, the endpoint is not https"]
     );
+}
+
+#[test]
+fn an_endpoint_that_the_protocol_cannot_use_is_refused_with_the_reason() {
+    let problems = |destination: &str| problems_of_yaml(&format!("export: {{otlp: [{{{destination}}}]}}"));
+    let grpc = |endpoint: &str| problems(&format!("endpoint: '{endpoint}'"));
+    let path = "a path is for protocol http/protobuf, gRPC has no use for it";
+    assert_eq!(grpc("http://a:1/x"), [format!("export.otlp[0].endpoint = http://a:1/x: {path}")]);
+    assert!(grpc("http://a")[0].contains("has no usual port"));
+    let http = |more: &str| problems(&format!("protocol: http/protobuf, {more}"));
+    assert!(http("endpoint: 'unix:///a'")[0].contains("a Unix socket is for protocol grpc"));
+    assert_eq!(
+        problems("endpoint: 'http://a:1', protocol: http/json"),
+        ["export.otlp[0].protocol = http/json: allowed: grpc | http/protobuf"]
+    );
+    let url = "false needs protocol http/protobuf and a single signal";
+    let whole = "endpoint: 'http://a/b', append_path: false";
+    assert_eq!(http(whole), [format!("export.otlp[0].append_path: {url}")]);
+    assert_eq!(
+        load_yaml(&format!("export: {{otlp: [{{protocol: http/protobuf, {whole}, signals: [logs]}}]}}"))
+            .unwrap()
+            .export
+            .otlp[0]
+            .signals,
+        Signals { metrics: false, logs: true }
+    );
+}
+
+#[test]
+fn signals_are_a_list_of_known_ones_that_is_not_empty() {
+    let signals = |text: &str| {
+        problems_of_yaml(&format!("export: {{otlp: [{{endpoint: 'http://a:1', signals: {text}}}]}}"))
+    };
+    assert_eq!(signals("[metrics, traces]"), ["export.otlp[0].signals[1] = traces: allowed: metrics, logs"]);
+    assert_eq!(signals("[]"), ["export.otlp[0].signals: names none, allowed: a list of metrics, logs"]);
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! Both ends of OTLP for tests of delivery: a server that answers as it is told, and destinations of the receiver with
+//! numbered points and records to send there.
+
+pub mod certificates;
+pub mod deliver;
+pub mod server;
+
+use http::HeaderMap;
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
+use prost::Message;
+
+/// Which signal a request was of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Points.
+    Metrics,
+    /// Records.
+    Logs,
+}
+
+impl Signal {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Metrics, Self::Logs];
+}
+
+/// The two protocols, as the configuration names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC.
+    Grpc,
+    /// HTTP with protobuf.
+    Http,
+}
+
+impl Protocol {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Grpc, Self::Http];
+
+    /// The value of the setting.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http/protobuf",
+        }
+    }
+}
+
+/// A request as it came in.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Path of its URL, or the whole URL where it was written in full.
+    pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Which signal.
+    pub signal: Signal,
+    /// The numbers of the points or records in it, in order.
+    pub numbers: Vec<u64>,
+}
+
+/// The numbers in an encoded request: the times of its points or records.
+///
+/// # Errors
+/// It is no such request.
+pub fn numbers(signal: Signal, body: &[u8]) -> Result<Vec<u64>, prost::DecodeError> {
+    Ok(match signal {
+        Signal::Metrics => {
+            let resources = ExportMetricsServiceRequest::decode(body)?.resource_metrics.into_iter();
+            let scopes = resources.flat_map(|of| of.scope_metrics);
+            scopes.flat_map(|scope| scope.metrics).flat_map(|metric| times(&metric)).collect()
+        }
+        Signal::Logs => {
+            let resources = ExportLogsServiceRequest::decode(body)?.resource_logs.into_iter();
+            let scopes = resources.flat_map(|of| of.scope_logs);
+            scopes.flat_map(|scope| scope.log_records).map(|record| record.time_unix_nano).collect()
+        }
+    })
+}
+
+fn times(metric: &Metric) -> Vec<u64> {
+    match &metric.data {
+        Some(Data::Gauge(gauge)) => gauge.data_points.iter().map(|point| point.time_unix_nano).collect(),
+        _ => Vec::new(),
+    }
+}
