@@ -280,4 +280,6 @@ pub enum ProbeOption {
     Census,
     /// `threshold`: what took less is no event; and how long that is unless it is said.
     Threshold(Duration),
+    /// `sampling`: one of so many flows is looked at; and how many unless it is said. 1: all.
+    Sampling(u32),
 }

@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) mod expected;
+pub(crate) mod held;
 pub(crate) mod netkit;
 
 pub(crate) mod cgroup;
 pub(crate) mod load;
+pub(crate) mod passages;
 
 use std::fs;
 use std::io::Write as _;
