@@ -14,6 +14,7 @@ pub mod homes;
 mod io;
 mod ip;
 mod ipvs;
+mod kernellatency;
 mod machine;
 mod maps;
 mod netdev;
@@ -63,6 +64,7 @@ pub const PROBES: &[&Definition] = &[
     &schedlatency::DEFINITION,
     &biolatency::DEFINITION,
     &netiftxlatency::DEFINITION,
+    &kernellatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,
