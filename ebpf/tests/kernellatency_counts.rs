@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use common::passages::{Functions, Passages, more, undisturbed};
-use common::{Namespace, Network, can_load, settled};
+use common::{Namespace, Network, can_load, note, settled};
 use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, DIRECTION_TRANSMIT, RECEIVE_LOCAL_IN, RECEIVE_PREROUTING, RECEIVE_ROUTING,
     SEND_LOCAL_OUT, SEND_NEIGHBOUR, SEND_POSTROUTING, passage_times,
@@ -92,6 +92,9 @@ fn times(probe: &Passages, of: &Namespace, direction: u32, family: u8) -> passag
 fn as_many(got: &passage_times, expected: [u64; 4]) -> bool {
     let counts = [&got.total, &got.stages[0], &got.stages[1], &got.stages[2]].map(|h| h.count());
     assert!(counts.iter().zip(expected).all(|(count, most)| *count <= most), "{counts:?} {expected:?}");
+    if counts != expected {
+        note(&format!("{counts:?} of {expected:?}"));
+    }
     counts == expected
 }
 

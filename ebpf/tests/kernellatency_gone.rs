@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::held::{Held, Verdict};
 use common::passages::{Functions, Passages, soon, undisturbed};
+use common::segments::send_in_segments_of;
 use common::{Namespace, Network, can_load};
 use jitterscope_ebpf::abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT};
 
@@ -33,13 +34,21 @@ fn receiver(network: &Network, family: u8) -> UdpSocket {
     receiver
 }
 
-/// Makes packets that `make` says go away on their way; afterwards none is remembered.
+/// How often packets go away on their way, and how often all of them must be forgotten afterwards: some hosts run no tracing
+/// program for some of them.
+const ROUNDS: usize = 5;
+const CLEAN: usize = 4;
+
+/// Makes packets go away on their way; afterwards none is remembered. One that was would be until its place in memory is
+/// used again, which on a busy machine is soon.
 fn none_is_left(probe: &Passages, what: &str, mut make: impl FnMut()) {
-    undisturbed(what, || {
+    let mut is_clean = || {
         probe.forget();
         make();
         soon(|| probe.under_way() == 0)
-    });
+    };
+    let clean = (0..ROUNDS).filter(|_| is_clean()).count();
+    assert!(clean >= CLEAN, "{what}: {clean} of {ROUNDS}");
 }
 
 #[test]
@@ -59,7 +68,11 @@ fn packets_that_netfilter_drops_are_not_remembered() {
         for (place, chain) in places {
             for family in FAMILIES {
                 let what = format!("{functions:?}, {chain}, IPv{family}");
-                none_is_left(&probe, &what, || drop_held(&network, &probe, (place, chain), family));
+                let _receiver = receiver(&network, family);
+                let held = Held::new(place, chain, "udp", PORT, family);
+                // On a host that hooks no functions packets are not seen before they are through netfilter.
+                let seen = place.name == network.b.name || probe.probe.view.departures;
+                none_is_left(&probe, &what, || drop_held(&network, &probe, &held, seen, family));
             }
         }
         for hook in ["prerouting", "input"] {
@@ -79,17 +92,15 @@ fn send_both(network: &Network) {
     }
 }
 
-/// Ten datagrams are held, all of them remembered meanwhile, and then dropped.
-fn drop_held(network: &Network, probe: &Passages, place: (&Namespace, &str), family: u8) {
-    let _receiver = receiver(network, family);
+/// Datagrams are held, most of them remembered meanwhile, and then dropped.
+fn drop_held(network: &Network, probe: &Passages, held: &Held<'_>, seen: bool, family: u8) {
+    const MANY: usize = 60;
     let sender = sender(network, family);
-    let held = Held::new(place.0, place.1, "udp", PORT, family);
-    (0..10).for_each(|_| assert_eq!(sender.send(&[1; 100]).unwrap(), 100));
-    // On a host that hooks no functions packets are not seen before they are through netfilter.
-    if probe.probe.view.departures || place.1 == "PREROUTING" || place.1 == "INPUT" {
-        assert!(soon(|| probe.under_way() >= 5), "{}", probe.under_way());
+    (0..MANY).for_each(|_| assert_eq!(sender.send(&[1; 100]).unwrap(), 100));
+    if seen {
+        assert!(soon(|| probe.under_way() >= MANY / 2), "{}", probe.under_way());
     }
-    held.decide(10, Duration::ZERO, Verdict::Drop);
+    held.decide(MANY, Duration::ZERO, Verdict::Drop);
 }
 
 #[test]
@@ -111,6 +122,14 @@ fn packets_without_a_socket_here_are_not_remembered() {
                 let (receiver, sender) = (receiver(&network, family), sender(&network, family));
                 assert_eq!(sender.send(&[1; 20_000]).unwrap(), 20_000);
                 assert_eq!(receiver.recv(&mut [0; 30_000]).unwrap(), 20_000);
+            }
+        });
+        none_is_left(&probe, "datagrams that are cut before they reach their socket", || {
+            for family in FAMILIES {
+                let (receiver, sender) = (receiver(&network, family), sender(&network, family));
+                send_in_segments_of(&sender, 1000);
+                (0..5).for_each(|_| assert_eq!(sender.send(&[1; 4500]).unwrap(), 4500));
+                (0..25).for_each(|_| assert!(receiver.recv(&mut [0; 2000]).unwrap() <= 1000));
             }
         });
         none_is_left(&probe, "ping", || {
@@ -138,7 +157,12 @@ fn packets_that_are_cut_into_segments_or_put_together_are_not_remembered() {
     for functions in Functions::extremes() {
         let probe = Passages::open(&network, functions);
         for family in FAMILIES {
-            none_is_left(&probe, "a megabyte", || transfer(&network, family));
+            // Where a tracing program is not run, a program of a cgroup is all the same.
+            undisturbed("a megabyte", || {
+                probe.forget();
+                transfer(&network, family);
+                soon(|| probe.under_way() == 0)
+            });
             let sent = probe.times(&network.a, |key| u32::from(key.direction) == DIRECTION_TRANSMIT);
             assert!(sent.total.count() > 10, "{}", sent.total.count());
         }

@@ -61,19 +61,20 @@ static __always_inline int datagram_departs(struct sk_buff *skb, u8 family)
 	return 0;
 }
 
-/* When TCP decided to send it: the kernel keeps that with the packet for its queue; 0: unknown. */
+/*
+ * When TCP decided to send it: the kernel keeps that with the packet for its queue; 0: unknown. Since 5.18 a
+ * flag tells it from the time at which a packet was received.
+ */
 static __always_inline u64 tcp_departure(struct sk_buff *skb)
 {
 	struct sk_buff___v6_10 *old = (void *)skb;
+	u64 is_departure = 1;
 
-	if (bpf_core_field_exists(skb->tstamp_type)) {
-		if (BPF_CORE_READ_BITFIELD_PROBED(skb, tstamp_type) != 1)
-			return 0;
-	} else if (!bpf_core_field_exists(old->mono_delivery_time) ||
-		   !BPF_CORE_READ_BITFIELD_PROBED(old, mono_delivery_time)) {
-		return 0;
-	}
-	return BPF_CORE_READ(skb, tstamp);
+	if (bpf_core_field_exists(skb->tstamp_type))
+		is_departure = BPF_CORE_READ_BITFIELD_PROBED(skb, tstamp_type) == 1;
+	else if (bpf_core_field_exists(old->mono_delivery_time))
+		is_departure = BPF_CORE_READ_BITFIELD_PROBED(old, mono_delivery_time);
+	return is_departure ? BPF_CORE_READ(skb, tstamp) : 0;
 }
 
 /* Where no function is hooked, this is where packets begin their way out. */
