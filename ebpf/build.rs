@@ -43,7 +43,7 @@ fn bindings(target: &Path) -> Result<()> {
         .parse_callbacks(Box::new(Zerocopy))
         .derive_default(true)
         // An array too long for the derive: see histogram.rs.
-        .no_default("histogram")
+        .no_default("histogram|passage_times")
         // An array too long for the derive.
         .no_default("namespace_counters")
         .derive_eq(true)

@@ -17,6 +17,7 @@ pub mod histogram;
 mod hook;
 pub mod io;
 mod kernel;
+pub mod kernellatency;
 mod load;
 pub mod memory;
 mod objects;

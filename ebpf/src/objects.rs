@@ -24,6 +24,8 @@ impl Object {
     pub const DATAGRAMS: Self = object!("datagrams", optional: &[]);
     /// What tasks read and wrote.
     pub const IO: Self = object!("io", optional: &[]);
+    /// Packets on their way between device and socket.
+    pub const KERNELLATENCY: Self = object!("kernellatency", optional: crate::kernellatency::FUNCTIONS);
     /// Packets on their way out through the queues and drivers of interfaces.
     pub const NETIFTXLATENCY: Self = object!("netiftxlatency", optional: &[]);
     /// Dropped packets.

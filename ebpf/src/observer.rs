@@ -51,6 +51,8 @@ pub struct Telling {
     pub stack: bool,
     /// What took less is not told, where the program measures a time.
     pub threshold: Duration,
+    /// One of so many flows is looked at, where the program knows flows; 0 and 1: all.
+    pub sampling: u32,
 }
 
 impl From<&Telling> for settings {
@@ -59,7 +61,7 @@ impl From<&Telling> for settings {
             rate: telling.rate,
             burst: telling.burst,
             stack: telling.stack.into(),
-            reserved: 0,
+            sampling: telling.sampling,
             threshold: u64::try_from(telling.threshold.as_nanos()).unwrap_or(u64::MAX),
         }
     }

@@ -1,14 +1,13 @@
 //! UDP by peer is what applications sent and received, in number and bytes, whoever else uses the machine.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
-#![expect(unsafe_code, reason = "an option of UDP that no crate has")]
 
 mod common;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use common::segments::send_in_segments_of;
 use common::{Namespace, Network, can_load};
 use jitterscope_ebpf::datagrams::{Datagrams, PEERS};
 use jitterscope_ebpf::{Form, Kernel};
@@ -63,15 +62,6 @@ fn exchange(client: &UdpSocket, server: &UdpSocket, requests: usize, size: usize
         server.send_to(b"answer", from).unwrap();
         client.recv_from(&mut buffer).unwrap();
     }
-}
-
-/// `UDP_SEGMENT`, udp(7): what is sent at once is cut into datagrams on its way.
-fn send_in_segments_of(socket: &UdpSocket, size: libc::c_int) {
-    let (value, length) = ((&raw const size).cast(), size_of_val(&size) as libc::socklen_t);
-    // SAFETY: `value` points to a live integer of this length.
-    let set =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, length) };
-    assert_eq!(set, 0);
 }
 
 #[test]

@@ -37,7 +37,7 @@ type Problems = BTreeSet<String>;
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Probes that do not run by default, and have something to tell on any machine once everything is slow to them.
-const MEASURING: [&str; 4] = ["softirq", "schedlatency", "biolatency", "socketlatency"];
+const MEASURING: [&str; 5] = ["softirq", "schedlatency", "biolatency", "socketlatency", "kernellatency"];
 
 /// What the receiver's own telemetry is about.
 const ITSELF: [&Entity; 2] = [&entity::SERVICE_INSTANCE, &entity::PROCESS];
@@ -288,6 +288,7 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
         vec![socket, "probes.packetloss.stack=true".to_owned(), "probes.conntrack.census=true".to_owned()];
     settings.extend(MEASURING.map(|probe| format!("probes.{probe}.enabled=true")));
     settings.extend(MEASURING.map(|probe| format!("probes.{probe}.threshold=0ms")));
+    settings.push("probes.kernellatency.sampling=1".to_owned());
     let endpoint = collector.endpoint();
     let mut arguments = vec!["--endpoint", &endpoint];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));

@@ -14,6 +14,7 @@ pub mod homes;
 mod io;
 mod ip;
 mod ipvs;
+mod kernellatency;
 mod machine;
 mod maps;
 mod netdev;
@@ -67,6 +68,7 @@ pub const PROBES: &[&Definition] = &[
     &netiftxlatency::DEFINITION,
     &socketlatency::DEFINITION,
     &virtcmdlatency::DEFINITION,
+    &kernellatency::DEFINITION,
     &tcp::DEFINITION,
     &tcpext::DEFINITION,
     &udp::DEFINITION,
@@ -284,4 +286,6 @@ pub enum ProbeOption {
     Census,
     /// `threshold`: what took less is no event; and how long that is unless it is said.
     Threshold(Duration),
+    /// `sampling`: one of so many flows is looked at; and how many unless it is said. 1: all.
+    Sampling(u32),
 }

@@ -50,10 +50,10 @@ struct histogram {
 
 /* One entry; user space may rewrite it while the probe runs. */
 struct settings {
-	u32 rate;  /* events a second and entity; 0: none after the burst */
-	u32 burst; /* events an entity may have at once */
-	u32 stack; /* 1: record kernel stacks */
-	u32 reserved;
+	u32 rate;      /* events a second and entity; 0: none after the burst */
+	u32 burst;     /* events an entity may have at once */
+	u32 stack;     /* 1: record kernel stacks */
+	u32 sampling;  /* one of so many flows is looked at; 0 and 1: all */
 	u64 threshold; /* ns; what took less is no event */
 };
 
@@ -176,6 +176,59 @@ struct transmit_event {
 	struct packet_ends ends;
 	u32 length; /* bytes from the network header on, as the kernel holds them */
 	u32 stage;  /* enum transmit_stage */
+};
+
+/* The parts of a packet's way between its device and its socket, as they follow each other. */
+#define PASSAGE_STAGES 3
+
+enum receive_stage {
+	RECEIVE_PREROUTING = 0, /* from the device: traffic control, taps, netfilter */
+	RECEIVE_ROUTING = 1,	/* from the search for its socket and route; none where both are known */
+	RECEIVE_LOCAL_IN = 2,	/* from the decision that it is for this machine to its socket: netfilter */
+};
+
+enum send_stage {
+	SEND_LOCAL_OUT = 0,   /* from the transport layer: netfilter */
+	SEND_POSTROUTING = 1, /* netfilter */
+	SEND_NEIGHBOUR = 2,   /* until it has a link address and is handed to the device's queue */
+};
+
+/* A stage that was not told apart. */
+static const u64 PASSAGE_UNKNOWN = ~0ULL;
+
+/* A packet on its way. */
+struct passage {
+	u64 entered[PASSAGE_STAGES]; /* CLOCK_MONOTONIC, ns; 0: not, or not seen */
+	u64 socket;		     /* address of the sender's */
+	u32 sampling;		     /* one of so many flows is looked at */
+	u8 direction;		     /* enum direction */
+	u8 family;		     /* 4 or 6 */
+	u8 reserved[2];
+};
+
+struct passage_key {
+	struct entity entity;
+	u32 sampling; /* one of so many flows was looked at */
+	u8 direction; /* enum direction */
+	u8 family;    /* 4 or 6 */
+	u8 reserved[2];
+};
+
+struct passage_times {
+	struct histogram total;
+	struct histogram stages[PASSAGE_STAGES];
+};
+
+struct passage_event {
+	u64 time; /* CLOCK_BOOTTIME, ns */
+	u64 socket_cookie;
+	struct passage_key key;
+	u64 duration;		    /* ns, from the first stage that was seen */
+	u64 stages[PASSAGE_STAGES]; /* ns, or PASSAGE_UNKNOWN */
+	struct packet_ends ends;
+	u32 length; /* bytes from the network header on, as the kernel holds them */
+	u32 reserved;
+	u8 interface[INTERFACE_NAME]; /* NUL-terminated */
 };
 
 /* Why a segment was sent again. */

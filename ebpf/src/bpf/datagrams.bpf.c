@@ -6,18 +6,8 @@
  */
 #include "kernel.h"
 #include "abi.h"
+#include "cgroup_skb.h"
 #include "entity.h"
-
-/* include/uapi/linux/bpf.h. The verifier translates its offsets: all fields up to the last one that is read.
- */
-struct __sk_buff {
-	u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;
-	u32 ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid, data, data_end, napi_id;
-	u32 family, remote_ip4, local_ip4, remote_ip6[4], local_ip6[4], remote_port, local_port, data_meta;
-	u64 flow_keys, tstamp;
-	u32 wire_len, gso_segs;
-	u64 sk;
-};
 
 #define UDP_HEADER  8
 #define IPV4_HEADER 20
@@ -28,9 +18,6 @@ struct __sk_buff {
 #define ROUTING	    43
 #define DESTINATION 60
 #define EXTENSIONS  4
-
-/* Every datagram is delivered. */
-#define ALLOW 1
 
 /* User space removes those that have been silent for long. */
 struct {
@@ -86,17 +73,6 @@ static __always_inline u32 read_ipv6(struct __sk_buff *skb, struct flow_key *key
 	return length + UDP_HEADER;
 }
 
-/* The socket as an address that can be read from: the verifier lets nobody add to the pointer that it knows.
- */
-static __always_inline struct sock *socket_of(struct __sk_buff *skb)
-{
-	volatile u64 known = skb->sk;
-	struct sock *sk = NULL;
-
-	bpf_probe_read_kernel(&sk, sizeof(sk), (void *)&known);
-	return sk;
-}
-
 static __always_inline struct datagrams *datagrams_with(const struct flow_key *key)
 {
 	struct datagrams zero = {}, *d = bpf_map_lookup_elem(&peers, key);
@@ -111,7 +87,7 @@ static __always_inline struct datagrams *datagrams_with(const struct flow_key *k
 static __always_inline void visit(struct __sk_buff *skb, int incoming)
 {
 	struct flow_key key = {};
-	struct sock *sk = socket_of(skb);
+	struct sock *sk = address_of((void *)skb->sk);
 	struct datagrams *d;
 	u32 headers;
 

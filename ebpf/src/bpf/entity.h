@@ -62,6 +62,21 @@ static __always_inline void entity_of(struct entity *e, struct sock *sk)
 	e->cgroup = full ? cgroup_of(full) : 0;
 }
 
+/* The same for a full socket whose type the verifier knows: members are plain loads, many times cheaper. */
+static __always_inline void entity_of_typed(struct entity *e, struct sock *sk)
+{
+	struct sock_cgroup_data___v5_10 *old = (void *)sk + bpf_core_field_offset(struct sock, sk_cgrp_data);
+	struct net *net = sk->__sk_common.skc_net.net;
+	struct net___v5_10 *old_net = (void *)net;
+
+	e->netns = net->ns.inum;
+	if (bpf_core_field_exists(old_net->net_cookie.counter))
+		e->netns_cookie = old_net->net_cookie.counter;
+	else if (bpf_core_field_exists(net->net_cookie))
+		e->netns_cookie = net->net_cookie;
+	e->cgroup = bpf_core_field_exists(old->val) ? cgroup_of(sk) : sk->sk_cgrp_data.cgroup->kn->id;
+}
+
 /* Whose events are limited together: those of a namespace; in the host's, or in none, those of a cgroup. */
 static __always_inline struct entity limited_as(const struct entity *e)
 {

@@ -61,6 +61,7 @@ struct bpf_raw_tracepoint_args {
 #define ETH_P_IPV6	 0x86DD
 #define IPPROTO_TCP	 6
 #define IPPROTO_UDP	 17
+#define IPPROTO_FRAGMENT 44
 #define IPPROTO_RAW	 255
 #define IPPROTO_MPTCP	 262
 #define HEADER_UNSET	 0xffff
@@ -450,6 +451,13 @@ struct sk_buff {
 	u8 *data;
 	refcount_t users;
 	char cb[48];
+	u64 tstamp;
+	u8 tstamp_type : 2;
+};
+
+/* Until 6.10. */
+struct sk_buff___v6_10 {
+	u8 mono_delivery_time : 1;
 };
 
 #pragma clang attribute pop

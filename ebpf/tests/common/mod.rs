@@ -2,10 +2,13 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) mod expected;
+pub(crate) mod held;
 pub(crate) mod netkit;
 
 pub(crate) mod cgroup;
 pub(crate) mod load;
+pub(crate) mod passages;
+pub(crate) mod segments;
 
 use std::fs;
 use std::io::Write as _;
@@ -39,8 +42,13 @@ pub(crate) fn can_load() -> bool {
 
 /// Says why a test is skipped, also where the output of tests that pass is not shown.
 pub(crate) fn skip(reason: &str) {
+    note(&format!("skipped: {reason}"));
+}
+
+/// Says something of a run that does not decide its outcome.
+pub(crate) fn note(text: &str) {
     // A closed standard error does not change the outcome.
-    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Runs `command` in a shell and fails with its output if it fails.

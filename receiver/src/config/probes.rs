@@ -15,6 +15,9 @@ pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100
 /// What an event may be: from every one to what no request survives.
 const THRESHOLDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 
+/// Of how many flows one is looked at: beyond this it is chance whether there is one.
+const SAMPLINGS: RangeInclusive<u32> = 1..=65_536;
+
 /// Settings of every probe, by name.
 pub type Probes = BTreeMap<&'static str, ProbeSettings>;
 
@@ -42,6 +45,8 @@ pub struct ProbeSettings {
     pub events: Option<EventLimit>,
     /// What took less is no event; None for a probe that measures no times.
     pub threshold: Option<Duration>,
+    /// One of so many flows is looked at; 1, all, for a probe without.
+    pub sampling: u32,
     /// Kernel stacks on events; false for a probe without.
     pub stack: bool,
     /// Interfaces to leave out; empty for a probe that knows none.
@@ -101,6 +106,7 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         interval: own.unwrap_or(interval),
         events: has(ProbeOption::Events).then(|| events(r)),
         threshold: threshold(r, probe),
+        sampling: sampling(r, probe),
         stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
         per_cpu: has(ProbeOption::PerCpu)
             && r.switch("per_cpu", false, "a series for each CPU in place of their sum"),
@@ -126,6 +132,16 @@ fn threshold(r: &mut Reader<'_>, probe: &Definition) -> Option<Duration> {
         _ => None,
     })?;
     Some(r.duration("threshold", default, THRESHOLDS, "what took less is counted but is no event"))
+}
+
+/// All flows for a probe that does not choose among them.
+fn sampling(r: &mut Reader<'_>, probe: &Definition) -> u32 {
+    let default = probe.options.iter().find_map(|option| match option {
+        ProbeOption::Sampling(default) => Some(*default),
+        _ => None,
+    });
+    let Some(default) = default else { return 1 };
+    r.count("sampling", default, SAMPLINGS, "one of so many flows is looked at; 1: all")
 }
 
 /// Empty for a probe that knows no interfaces.

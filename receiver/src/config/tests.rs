@@ -27,7 +27,11 @@ const NETDEV: Definition = Definition {
     name: "netdev",
     use_when: "an interface is suspected",
     default: false,
-    options: &[ProbeOption::ExcludedInterfaces(&["lo"]), ProbeOption::Threshold(Duration::from_millis(10))],
+    options: &[
+        ProbeOption::ExcludedInterfaces(&["lo"]),
+        ProbeOption::Threshold(Duration::from_millis(10)),
+        ProbeOption::Sampling(4),
+    ],
     ..PACKETLOSS
 };
 const TWO: &[&Definition] = &[&PACKETLOSS, &NETDEV];
@@ -226,6 +230,15 @@ fn the_container_runtime_is_found_or_named_or_left_alone() {
     assert_eq!(cri("off"), Ok(Cri::Off));
     assert_eq!(cri("unix:///run/a.sock"), Ok(Cri::Socket("/run/a.sock".into())));
     assert!(cri("/run/a.sock").is_err());
+}
+
+#[test]
+fn of_how_many_flows_one_is_looked_at_is_the_probes_own_unless_it_is_said() {
+    let sampling = |text| load_yaml(text).unwrap().probes["netdev"].sampling;
+    assert_eq!((sampling("{}"), sampling("probes: { netdev: { sampling: 16 } }")), (4, 16));
+    assert_eq!(load_yaml("{}").unwrap().probes["packetloss"].sampling, 1);
+    let refused = load_yaml("probes: { netdev: { sampling: 0 } }").unwrap_err().to_string();
+    assert!(refused.contains("probes.netdev.sampling") && refused.contains("1 to 65536"), "{refused}");
 }
 
 #[test]

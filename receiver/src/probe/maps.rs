@@ -5,6 +5,7 @@ use std::hash::Hash;
 
 use jitterscope_ebpf::{Entries, Merge, Table, TableError, abi::entity, abi::histogram, histogram::Range};
 use jitterscope_semconv::{Instrument, Metric};
+use rustix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Emitter, attributes::Pair},
+    clock::nanoseconds,
     round::Round,
 };
 
@@ -235,5 +237,41 @@ where
 {
     fn collect(&mut self, _: &Round<'_>, _: &mut Batch<'_>, _: u64) -> Result<Fill, TableError> {
         Ok(Fill { map: self.map, entries: self.table.for_each(|_, _| {})?, limit: usize::MAX })
+    }
+}
+
+/// Nanoseconds after which a packet is not believed to be on its way any more: the last bucket of [`Range::LATENCY`] begins
+/// there.
+const LONGEST: u64 = 107_634_741_152;
+
+/// A map of packets on their way. One whose end no hook has seen is forgotten some time.
+struct Waiting<V> {
+    map: &'static str,
+    table: Table<u64, V>,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    since: fn(&V) -> u64,
+}
+
+pub(super) fn waiting<V>(map: &'static str, table: Table<u64, V>, since: fn(&V) -> u64) -> Box<dyn KernelMap>
+where
+    V: FromBytes + IntoBytes + Immutable + KnownLayout + Send + 'static,
+{
+    Box::new(Waiting { map, table, since })
+}
+
+impl<V> KernelMap for Waiting<V>
+where
+    V: FromBytes + IntoBytes + Immutable + KnownLayout + Send,
+{
+    fn collect(&mut self, _: &Round<'_>, _: &mut Batch<'_>, _: u64) -> Result<Fill, TableError> {
+        let now = nanoseconds(clock_gettime(ClockId::Monotonic));
+        let mut entries = 0;
+        self.table.retain(|_, packet| {
+            let stays = now.saturating_sub((self.since)(packet)) < LONGEST;
+            entries += usize::from(stays);
+            stays
+        })?;
+        // Packets leave by themselves: there is no room to be made.
+        Ok(Fill { map: self.map, entries, limit: usize::MAX })
     }
 }

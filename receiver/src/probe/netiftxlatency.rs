@@ -4,27 +4,25 @@ use std::time::Duration;
 
 use jitterscope_ebpf::{
     Loaded, Object, Observer, ObserverOptions, Table, TableError,
-    abi::{INTERFACE_NAME, TRANSMIT_QUEUED, histogram, transmit_event, transmit_key},
+    abi::{TRANSMIT_QUEUED, histogram, transmit_event, transmit_key},
     histogram::Range,
 };
 use jitterscope_semconv::{attribute as key, event as events, metric, value::NetworkType};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::family_name,
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, Fill, KernelMap, Told, by_entity},
+    maps::{Attributes, KernelMap, Told, by_entity, waiting},
     observed::{Observed, Reading, origin},
     packet,
 };
 use crate::{
     batch::{
-        Batch, Occurrence,
+        Occurrence,
         attributes::{Pair, key_double, key_value},
     },
-    clock::{Clock, nanoseconds},
-    round::Round,
+    clock::Clock,
 };
 
 /// Packets that leave.
@@ -48,9 +46,6 @@ const SERIES: u32 = 2048;
 /// Most packets in all queues: some sixteen that are full (`txqueuelen` is 1000).
 const QUEUED: u32 = 16384;
 
-/// Nanoseconds after which a packet is not believed to wait any more: the histogram's last bucket begins there.
-const LONGEST: u64 = 107_634_741_152;
-
 struct NetifTxLatency;
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -71,38 +66,14 @@ fn maps(loaded: &Loaded) -> Result<Vec<Box<dyn KernelMap>>, TableError> {
         let told = Told::new(map, SERIES, metric);
         Ok(by_entity(told, table, |key| key.entity, |key| Some(What::of(key))))
     };
+    let queue: Table<u64, [u64; 3]> = loaded.table("queue")?;
+    // What was freed before the hooks for that were attached is forgotten.
+    queue.retain(|_, _| false)?;
     Ok(vec![
         times("waits", &metric::QDISC_WAIT)?,
         times("durations", &metric::NETDEV_TRANSMIT_DURATION)?,
-        Box::new(Queue::open(loaded)?),
+        waiting("queue", queue, |[since, ..]| *since),
     ])
-}
-
-/// Packets in queues.
-struct Queue(Table<u64, [u64; 3]>);
-
-impl Queue {
-    fn open(loaded: &Loaded) -> Result<Self, TableError> {
-        let packets = loaded.table("queue")?;
-        // What was freed before the hooks for that were attached is forgotten.
-        packets.retain(|_, _| false)?;
-        Ok(Self(packets))
-    }
-}
-
-impl KernelMap for Queue {
-    /// How many packets wait. One whose end no hook has seen is forgotten some time.
-    fn collect(&mut self, _: &Round<'_>, _: &mut Batch<'_>, _: u64) -> Result<Fill, TableError> {
-        let now = nanoseconds(clock_gettime(ClockId::Monotonic));
-        let mut entries = 0;
-        self.0.retain(|_, [since, ..]| {
-            let stays = now.saturating_sub(*since) < LONGEST;
-            entries += usize::from(stays);
-            stays
-        })?;
-        // Packets leave by themselves: there is no room to be made.
-        Ok(Fill { map: "queue", entries, limit: usize::MAX })
-    }
 }
 
 impl Reading for NetifTxLatency {
@@ -147,7 +118,7 @@ struct What {
 impl What {
     fn of(key: &transmit_key) -> Self {
         Self {
-            interface: interface_name(&key.interface),
+            interface: packet::interface(&key.interface),
             family: family_name(key.family),
             host: key.host != 0,
         }
@@ -162,9 +133,4 @@ impl Attributes for What {
         attributes.extend(self.host.then(|| (&key::NETNS_HOST, true.into())));
         attributes
     }
-}
-
-fn interface_name(bytes: &[u8; INTERFACE_NAME as usize]) -> String {
-    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(name).into_owned()
 }

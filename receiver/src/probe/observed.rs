@@ -85,7 +85,13 @@ impl<R: Reading> Observed<R> {
 
 fn telling(settings: &ProbeSettings) -> Telling {
     let (rate, burst) = settings.events.map_or((0, 0), |events| (events.rate, events.burst));
-    Telling { rate, burst, stack: settings.stack, threshold: settings.threshold.unwrap_or_default() }
+    Telling {
+        rate,
+        burst,
+        stack: settings.stack,
+        threshold: settings.threshold.unwrap_or_default(),
+        sampling: settings.sampling,
+    }
 }
 
 /// Whose something is, as the kernel knows it.

@@ -1,6 +1,6 @@
 //! A packet in events, as it says itself where it comes from and goes to: attributes, and both ends in a sentence.
 
-use jitterscope_ebpf::abi::packet_ends;
+use jitterscope_ebpf::abi::{INTERFACE_NAME, packet_ends};
 use jitterscope_semconv::attribute as key;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
@@ -41,6 +41,12 @@ pub(super) fn sentence(of: &packet_ends) -> String {
         }
         _ => "non-IP packet".to_owned(),
     }
+}
+
+/// The name of the interface that it is at.
+pub(super) fn interface(bytes: &[u8; INTERFACE_NAME as usize]) -> String {
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 fn has_ports(of: &packet_ends) -> bool {
