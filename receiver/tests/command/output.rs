@@ -97,6 +97,7 @@ fn probes_as_json_have_the_keys_that_scripts_rely_on() {
                 "capabilities",
                 "default",
                 "events",
+                "hooks",
                 "limitation",
                 "metrics",
                 "name",
