@@ -218,8 +218,8 @@ fn is_of_other_kernels(metric: &Metric) -> bool {
 fn declared() -> BTreeSet<&'static str> {
     let runnable = runnable().unwrap();
     let can_run = |name: &str| runnable.iter().any(|runnable| runnable == name);
-    // All but two, which need a kernel module and a device, run wherever this test does.
-    let may_be_absent = |name: &str| matches!(name, "ipvs" | "rdma");
+    // All but three, which need a kernel module or a device, run wherever this test does.
+    let may_be_absent = |name: &str| matches!(name, "ipvs" | "rdma" | "virtcmdlatency");
     assert!(PROBES.iter().all(|probe| may_be_absent(probe.name) || can_run(probe.name)), "{runnable:?}");
     let runs = |probe: &Definition| probe.default || MEASURING.contains(&probe.name);
     let running = || PROBES.iter().filter(|probe| runs(probe) && can_run(probe.name));
