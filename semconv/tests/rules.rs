@@ -13,6 +13,10 @@ const NOT_PLURAL: &[(&str, &str)] = &[
     ("jitterscope.conntrack.found", "named as the kernel does; what is found is the look-up of the unit"),
     ("jitterscope.conntrack.invalid", "named as the kernel does; what is invalid is the packet of the unit"),
     (
+        "jitterscope.exporter.produced",
+        "as OpenTelemetry's otel.sdk.exporter.*.exported beside it; what is produced is the item of the unit",
+    ),
+    (
         "jitterscope.udp.multicast.ignored",
         "named as the kernel does; what is ignored is the datagram of the unit",
     ),
