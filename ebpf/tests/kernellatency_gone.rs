@@ -6,33 +6,16 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use common::held::{Held, Verdict};
+use common::held::{Held, PORT, Verdict, receiver, sender, server};
 use common::passages::{Functions, Passages, soon, undisturbed};
 use common::segments::send_in_segments_of;
 use common::{Namespace, Network, can_load};
 use jitterscope_ebpf::abi::{DIRECTION_RECEIVE, DIRECTION_TRANSMIT};
 
 const FAMILIES: [u8; 2] = [4, 6];
-const PORT: u16 = 7777;
-
-fn server(family: u8) -> SocketAddr {
-    (Network::address(2, family), PORT).into()
-}
-
-fn sender(network: &Network, family: u8) -> UdpSocket {
-    let sender = network.a.inside(|| UdpSocket::bind((Network::address(1, family), 0)).unwrap());
-    sender.connect(server(family)).unwrap();
-    sender
-}
-
-fn receiver(network: &Network, family: u8) -> UdpSocket {
-    let receiver = network.b.inside(|| UdpSocket::bind(server(family)).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    receiver
-}
 
 /// How often packets go away on their way, and how often all of them must be forgotten afterwards: some hosts run no tracing
 /// program for some of them.

@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::held::{Held, Verdict};
+use common::held::{Held, PORT, Verdict, receiver, sender, server};
 use common::passages::{Functions, Passages, SLOW, THRESHOLD, more, soon, undisturbed};
 use common::{Namespace, Network, can_load};
 use jitterscope_ebpf::abi::{
@@ -18,7 +18,6 @@ use jitterscope_ebpf::abi::{
 };
 
 const FAMILIES: [u8; 2] = [4, 6];
-const PORT: u16 = 7777;
 /// Above the threshold, and below the time after which TCP sends again (`TCP_RTO_MIN`).
 const HOLD: Duration = Duration::from_millis(150);
 /// Datagrams held at once.
@@ -51,22 +50,6 @@ impl Fault {
 
 fn times(probe: &Passages, of: &Namespace, direction: u32, family: u8) -> passage_times {
     probe.times(of, |key| (u32::from(key.direction), key.family) == (direction, family))
-}
-
-fn server(family: u8) -> SocketAddr {
-    (Network::address(2, family), PORT).into()
-}
-
-fn sender(network: &Network, family: u8) -> UdpSocket {
-    let sender = network.a.inside(|| UdpSocket::bind((Network::address(1, family), 0)).unwrap());
-    sender.connect(server(family)).unwrap();
-    sender
-}
-
-fn receiver(network: &Network, family: u8) -> UdpSocket {
-    let receiver = network.b.inside(|| UdpSocket::bind(server(family)).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    receiver
 }
 
 fn octets(address: IpAddr) -> [u8; 16] {

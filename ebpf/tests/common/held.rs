@@ -2,10 +2,11 @@
 #![expect(unsafe_code, reason = "a netlink family that no crate has")]
 
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::Namespace;
+use super::{Namespace, Network};
 
 /// `include/uapi/linux/netfilter/nfnetlink_queue.h`: the subsystem, its messages and attributes.
 const QUEUE: u16 = 3 << 8;
@@ -147,4 +148,26 @@ fn packet_id(message: &[u8]) -> Option<u32> {
         }
         rest = rest.get(length.next_multiple_of(4)..)?;
     }
+}
+
+/// Where servers listen.
+pub(crate) const PORT: u16 = 7777;
+
+/// A server's address, on the second host.
+pub(crate) fn server(family: u8) -> SocketAddr {
+    (Network::address(2, family), PORT).into()
+}
+
+/// A client of that server, on the first host.
+pub(crate) fn sender(network: &Network, family: u8) -> UdpSocket {
+    let sender = network.a.inside(|| UdpSocket::bind((Network::address(1, family), 0)).unwrap());
+    sender.connect(server(family)).unwrap();
+    sender
+}
+
+/// The server, for datagrams.
+pub(crate) fn receiver(network: &Network, family: u8) -> UdpSocket {
+    let receiver = network.b.inside(|| UdpSocket::bind(server(family)).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    receiver
 }
