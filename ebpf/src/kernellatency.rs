@@ -113,8 +113,7 @@ impl KernelLatency {
         options: &ObserverOptions<'_>,
     ) -> Result<Observer, LoadError> {
         let none = Constant { name: "departures_seen", value: 0_u32.as_bytes() };
-        let others = options.constants.iter().map(|constant| Constant { ..*constant });
-        let constants: Vec<Constant<'_>> = others.chain([none]).collect();
+        let constants = [options.constants, &[none]].concat();
         let without = [options.without, &DEPARTURES, &POSTROUTING].concat();
         let options = ObserverOptions { constants: &constants, without: &without, ..*options };
         Observer::open(&Object::KERNELLATENCY, kernel, &options)

@@ -34,7 +34,7 @@ pub struct Object {
 }
 
 /// A value for a `const volatile` variable of the C file, set before the verifier sees it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Constant<'a> {
     /// Name of the variable.
     pub name: &'a str,

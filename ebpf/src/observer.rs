@@ -85,8 +85,7 @@ impl Observer {
     /// The kernel refuses it, see [`LoadError`].
     pub fn open(object: &Object, kernel: &Kernel, options: &ObserverOptions<'_>) -> Result<Self, LoadError> {
         let host = Constant { name: "host_netns", value: options.host_netns.as_bytes() };
-        let own = options.constants.iter().map(|constant| Constant { ..*constant });
-        let constants: Vec<Constant<'_>> = own.chain([host]).collect();
+        let constants = [options.constants, &[host]].concat();
         let mut loaded = object.load(&LoadOptions {
             kernel,
             constants: &constants,

@@ -93,8 +93,7 @@ impl SocketLatency {
 
 fn load(kernel: &Kernel, options: &ObserverOptions<'_>, without: &[&str]) -> Result<Observer, LoadError> {
     let latency = Range::LATENCY.bounds();
-    let own = options.constants.iter().map(|constant| crate::Constant { ..*constant });
-    let constants: Vec<_> = own.chain([latency.constant()]).collect();
+    let constants = [options.constants, &[latency.constant()]].concat();
     let entries = [&[("reads", SERIES), ("writes", SERIES)], options.entries].concat();
     let options =
         ObserverOptions { host_netns: options.host_netns, constants: &constants, entries: &entries, without };

@@ -2,7 +2,7 @@
 
 use crate::abi::histogram;
 use crate::histogram::Range;
-use crate::{Constant, Kernel, LoadError, Missing, Object, Observer, ObserverOptions, Table};
+use crate::{Kernel, LoadError, Missing, Object, Observer, ObserverOptions, Table};
 
 /// The function that waits for the answer: the first since 6.9, where the second calls it, or is a part of its callers.
 const FUNCTIONS: [&str; 2] = ["virtnet_send_command_reply", "virtnet_send_command"];
@@ -47,8 +47,7 @@ impl VirtCmdLatency {
         options: &ObserverOptions<'_>,
     ) -> Result<Result<Self, Missing>, LoadError> {
         let latency = Range::LATENCY.bounds();
-        let own = options.constants.iter().map(|constant| Constant { ..*constant });
-        let constants: Vec<_> = own.chain([latency.constant()]).collect();
+        let constants = [options.constants, &[latency.constant()]].concat();
         let options = ObserverOptions {
             host_netns: options.host_netns,
             constants: &constants,
