@@ -1,5 +1,6 @@
 //! Loading an object and attaching its programs in the best form that the kernel accepts.
 
+mod attach;
 mod on_demand;
 
 use std::fmt;
@@ -7,19 +8,18 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
-use aya::programs::cgroup_skb::CgroupSkbAttachType;
-use aya::programs::links::CgroupAttachMode;
-use aya::programs::{CgroupSkb, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint};
+use aya::programs::Iter;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::cgroups::{CgroupsError, cgroups_root};
 use crate::hook::{Form, Hook, hooks};
 use crate::kernel::{Kernel, KernelError};
 use crate::ring::Ring;
 use crate::stats::{self, MapUsage, ProgramStats};
 use crate::sys;
 use crate::table::{Merge, PerCpuTable, Table, TableError};
+
+use attach::{FormError, attach_program, attempt, unload};
 
 pub use on_demand::OnDemand;
 
@@ -349,124 +349,7 @@ impl Loaded {
             return Err(FormError::ForeignBtf);
         }
         let program = self.ebpf.program_mut(name).ok_or(FormError::Absent)?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let attached = attach_program(program, form, hook, kernel);
-            if attached.is_err() {
-                // A program that loaded but did not attach would stay in the kernel for nothing.
-                let _ = unload(program);
-            }
-            match attached {
-                Err(error) if error.is_interrupted() && tries < TRIES => {}
-                other => return other,
-            }
-        }
-    }
-}
-
-/// How often a program is offered to the kernel while signals interrupt the verifier.
-const TRIES: u32 = 10;
-
-/// Why one form did not attach.
-#[derive(Debug, thiserror::Error)]
-enum FormError {
-    #[error("needs the running kernel's own BTF")]
-    ForeignBtf,
-    #[error("not in the object")]
-    Absent,
-    #[error(transparent)]
-    Cgroups(#[from] CgroupsError),
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error("{}", chain(.0))]
-    Program(#[from] ProgramError),
-}
-
-impl FormError {
-    /// The verifier gives up when a signal waits for the thread (`kernel/bpf/verifier.c`, `do_check`); that says nothing of
-    /// the program.
-    fn is_interrupted(&self) -> bool {
-        match self {
-            Self::Program(ProgramError::LoadError { io_error, .. }) => {
-                io_error.raw_os_error() == Some(libc::EAGAIN)
-            }
-            _ => false,
-        }
-    }
-}
-
-fn attempt(form: Form, error: &FormError) -> Attempt {
-    let (mut errno, mut verifier_log) = (None, String::new());
-    let mut reason = error.to_string();
-    match error {
-        FormError::Program(ProgramError::LoadError { io_error, verifier_log: log }) => {
-            errno = io_error.raw_os_error();
-            verifier_log = log.to_string();
-            reason = format!("the kernel refused to load it: {io_error}");
-        }
-        FormError::Program(ProgramError::SyscallError(call)) => errno = call.io_error.raw_os_error(),
-        _ => {}
-    }
-    Attempt { form, reason, errno, verifier_log }
-}
-
-fn attach_program(program: &mut Program, form: Form, hook: &str, kernel: &Kernel) -> Result<(), FormError> {
-    match form {
-        Form::TpBtf => {
-            let program: &mut aya::programs::BtfTracePoint = program.try_into()?;
-            program.load(hook, kernel.parsed()?)?;
-            program.attach().map(drop)?;
-        }
-        Form::RawTp => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
-            program.attach(hook).map(drop)?;
-        }
-        Form::Fentry => {
-            let program: &mut FEntry = program.try_into()?;
-            program.load(hook, kernel.parsed()?)?;
-            program.attach().map(drop)?;
-        }
-        Form::Fexit => {
-            let program: &mut FExit = program.try_into()?;
-            program.load(hook, kernel.parsed()?)?;
-            program.attach().map(drop)?;
-        }
-        Form::Kprobe | Form::Kretprobe => {
-            let program: &mut KProbe = program.try_into()?;
-            program.load()?;
-            program.attach(hook, 0).map(drop)?;
-        }
-        Form::Iter => {
-            // Attached for each pass, see `Loaded::iterate`.
-            let program: &mut Iter = program.try_into()?;
-            program.load(hook, kernel.parsed()?)?;
-        }
-        Form::CgroupSkb => {
-            let way = match hook {
-                "ingress" => CgroupSkbAttachType::Ingress,
-                _ => CgroupSkbAttachType::Egress,
-            };
-            let program: &mut CgroupSkb = program.try_into()?;
-            program.load()?;
-            // As a link, which stands beside others' programs whatever the mode says.
-            program.attach(cgroups_root()?, way, CgroupAttachMode::Single).map(drop)?;
-        }
-    }
-    Ok(())
-}
-
-fn unload(program: &mut Program) -> Result<(), ProgramError> {
-    match program {
-        Program::BtfTracePoint(p) => p.unload(),
-        Program::RawTracePoint(p) => p.unload(),
-        Program::FEntry(p) => p.unload(),
-        Program::FExit(p) => p.unload(),
-        Program::KProbe(p) => p.unload(),
-        Program::Iter(p) => p.unload(),
-        Program::CgroupSkb(p) => p.unload(),
-        _ => Ok(()),
+        attach_program(program, form, hook, kernel)
     }
 }
 
