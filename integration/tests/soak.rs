@@ -116,7 +116,8 @@ fn all_probes_under_load_keep_memory_and_maps_flat_and_leave_nothing() {
     let all = ["--format", "json", "--set", "profile=troubleshoot", "--set", "interval=2s"];
     let mut receiver = Receiver::start(&all).unwrap();
     receiver.settle().unwrap();
-    let sizes = under_load(&network, &receiver, Duration::from_secs(long().unwrap_or(60)));
+    let time = Duration::from_secs(long().unwrap_or(60));
+    let sizes = under_load(&network, || sizes(&receiver, time));
     let (early, late) = sizes.split_at(sizes.len() / 2);
     let (early, late) = (early.iter().max().unwrap(), late.iter().max().unwrap());
     assert!(*late < early + early / 10 + SLACK, "{sizes:?} KiB resident");
@@ -130,19 +131,25 @@ fn all_probes_under_load_keep_memory_and_maps_flat_and_leave_nothing() {
     assert_eq!(kernel_complaints(), complaints);
 }
 
-/// Resident memory of the receiver each second.
-fn under_load(network: &Network, receiver: &Receiver, time: Duration) -> Vec<u64> {
+/// Does something under load, which ends with it, also when it fails.
+fn under_load<T: Send>(network: &Network, work: impl FnOnce() -> T + Send) -> T {
     let over = AtomicBool::new(false);
     scope(|scope| {
         scope.spawn(|| load(network, &over));
-        let (began, mut sizes) = (Instant::now(), Vec::new());
-        while began.elapsed() < time {
-            sleep(Duration::from_secs(1));
-            sizes.push(resident(receiver.pid()));
-        }
+        let done = scope.spawn(work).join();
         over.store(true, Relaxed);
-        sizes
+        done.unwrap()
     })
+}
+
+/// Resident memory of the receiver each second.
+fn sizes(receiver: &Receiver, time: Duration) -> Vec<u64> {
+    let (began, mut sizes) = (Instant::now(), Vec::new());
+    while began.elapsed() < time {
+        sleep(Duration::from_secs(1));
+        sizes.push(resident(receiver.pid()));
+    }
+    sizes
 }
 
 /// No map is fuller than it may be, and those of things on their way (a packet, a request, a waiting task) hold few at the end.
@@ -212,14 +219,7 @@ fn probes_are_attached_and_detached_again_and_again_under_traffic() {
     switch(&file, "none");
     let arguments = ["--format", "json", "--set", "interval=200ms", "-c", file.to_str().unwrap()];
     let mut receiver = Receiver::start_without_probes(&arguments).unwrap();
-    let over = AtomicBool::new(false);
-    scope(|scope| {
-        scope.spawn(|| load(&network, &over));
-        let switching = scope.spawn(|| switch_often(&receiver, &file, &before, times));
-        let result = switching.join();
-        over.store(true, Relaxed);
-        result.unwrap();
-    });
+    under_load(&network, || switch_often(&receiver, &file, &before, times));
     assert_eq!(receiver.complaints(), [""; 0]);
     receiver.stop().unwrap();
     nothing_is_left(&before);
