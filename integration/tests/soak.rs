@@ -240,8 +240,7 @@ fn switch_often(receiver: &Receiver, file: &Path, before: &Objects, times: usize
         poll::until("the programs are attached", on).unwrap();
         switch(file, "none");
         receiver.reload().unwrap();
-        let off = || (Objects::list().unwrap().beyond(before).links.is_empty()).then_some(());
-        poll::until("the programs are gone", off).unwrap();
+        nothing_is_left(before);
         held.push((descriptors(receiver.pid()), resident(receiver.pid())));
     }
     let (warm, last) = (held[times / 2 - 1], held[times - 1]);
