@@ -90,7 +90,9 @@ impl Network {
         connect(ends[0], ends[1])?;
         for (netns, device) in ends {
             for neighbours in [format!("net.ipv4.neigh.{device}"), format!("net.ipv6.neigh.{device}")] {
-                netns.sh(&format!("sysctl -qw {neighbours}.base_reachable_time_ms=3600000"))?;
+                netns.sh(&format!(
+                    "sysctl -qw {neighbours}.base_reachable_time_ms=3600000 {neighbours}.delay_first_probe_time=3600"
+                ))?;
             }
         }
         for family in Family::BOTH {
