@@ -2,13 +2,14 @@
 //! goes on to a server of the test.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::network::free_addresses;
 use crate::telemetry::Telemetry;
 use crate::{poll, tools};
 
@@ -55,10 +56,7 @@ impl Collector {
         if tools::path_or_skip("collector", "otelcol").is_none() {
             return Ok(None);
         }
-        let free = || -> Result<TcpListener> { Ok(TcpListener::bind("127.0.0.1:0")?) };
-        let (grpc, http) = (free()?, free()?);
-        let [address, http_address] = [grpc.local_addr()?, http.local_addr()?].map(|at| at.to_string());
-        drop((grpc, http));
+        let [address, http_address] = free_addresses()?;
         let directory = TempDir::new()?;
         let mut collector =
             Self { process: None, address, http_address, directory, configuration, arguments, variables };

@@ -1,8 +1,10 @@
 //! A node in miniature: a router that plays the host, and two containers behind it, each on a veth pair.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::netns::{Netns, connect};
 use crate::poll;
@@ -55,6 +57,28 @@ impl Family {
             Self::V6 => Ipv6Addr::new(0xfd99, net.into(), 0, 0, 0, 0, 0, host.into()).into(),
         }
     }
+}
+
+/// Ports below those that the kernel gives away by itself (`ip_local_port_range`): no connection and no listener of another
+/// test takes one between the look and the use.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// The next of these ports that this process looks at; others start elsewhere.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// Addresses on the IPv4 loopback that nothing listens on.
+///
+/// # Errors
+/// All ports are taken.
+pub fn free_addresses<const N: usize>() -> Result<[String; N]> {
+    let start = std::process::id() * 16 % PORTS.len() as u32;
+    let candidates = std::iter::repeat_with(|| {
+        let at = (start as usize + usize::from(NEXT.fetch_add(1, Relaxed))) % PORTS.len();
+        format!("127.0.0.1:{}", usize::from(PORTS.start) + at)
+    });
+    let free = candidates.take(PORTS.len()).filter(|address| TcpListener::bind(address).is_ok());
+    let found: Vec<String> = free.take(N).collect();
+    found.try_into().map_err(|found: Vec<_>| anyhow!("{} ports are free, not {N}", found.len()))
 }
 
 /// The two containers and the router between them.

@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use jitterscope_integration::network::free_addresses;
 use jitterscope_integration::tools;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
@@ -44,7 +45,7 @@ fn the_built_collector_takes_every_configuration() {
 async fn a_collector_on_the_node_keeps_two_pods_apart_and_passes_everything_on() {
     let Some(program) = tools::path_or_skip("collector", "otelcol") else { return };
     let output = tempfile::tempdir().unwrap();
-    let [backend, node, prometheus, health] = free_addresses();
+    let [backend, node, prometheus, health] = free_addresses().unwrap();
     let _backend = Collector::start(
         &program,
         "file.yaml",
@@ -164,12 +165,6 @@ fn resource(attributes: &[(&str, &str)]) -> Resource {
 fn now() -> u64 {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     u64::try_from(now.as_nanos()).unwrap()
-}
-
-/// Addresses on loopback that nothing listened on a moment ago.
-fn free_addresses<const N: usize>() -> [String; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().as_ref().map(SocketAddr::to_string).unwrap())
 }
 
 fn get(address: &str, target: &str) -> Option<String> {
