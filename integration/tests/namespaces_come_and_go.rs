@@ -9,7 +9,8 @@ use std::net::UdpSocket;
 use jitterscope_integration::netns::Netns;
 use jitterscope_integration::network::Family;
 use jitterscope_integration::receiver::Receiver;
-use jitterscope_integration::telemetry::{Point, Telemetry, has};
+use jitterscope_integration::telemetry::{Point, Record, Telemetry, has};
+use jitterscope_integration::traffic::{CLOSED_PORT, flood};
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{attribute as key, metric};
 
@@ -64,6 +65,21 @@ fn namespace(number: usize) -> Netns {
     };
     netns.inside(send).unwrap();
     netns
+}
+
+/// Waits until an event of a new namespace's connection tracking is told. That of the others may be over before they are
+/// listened to, and its entries go by themselves only after half a minute.
+fn is_heard(receiver: &Receiver) {
+    let netns = namespace(0);
+    poll::until("an event", || {
+        flood(&netns, (Family::V4.loopback(), CLOSED_PORT).into(), 1).unwrap();
+        let mut told = false;
+        let of_netns = |record: Record| has(&record.resource, key::NETNS_NAME.key, netns.name());
+        let see = |telemetry: &Telemetry| told |= telemetry.records().any(of_netns);
+        receiver.each_printed("resourceLogs", see).unwrap();
+        told.then_some(())
+    })
+    .unwrap();
 }
 
 /// A metric and which of its points.
@@ -124,6 +140,7 @@ fn two_hundred_namespaces_come_and_go_with_their_own_values_and_leave_nothing_be
     };
     let after = poll::until("the receiver holds no more than before", is_back).unwrap();
     assert!(after.resident_kb < before.resident_kb + GROWTH_KB, "{before:?} {after:?}");
+    is_heard(&receiver);
     receiver.stop().unwrap();
     assert_eq!(receiver.complaints(), Vec::<String>::new());
 

@@ -147,9 +147,11 @@ async fn a_pod_gets_its_names_when_the_runtimes_socket_is_set_while_the_receiver
         assert!(has(&event.resource, key::K8S_POD_UID.key, &pod.uid), "{event:#?}");
         assert!(!event.resource.contains_key(key::K8S_POD_NAME.key), "{event:#?}");
     }
+    // Not what the kernel itself sends in a namespace that is new.
     let datagrams = |point: &&Point| {
         has(&point.resource, key::K8S_POD_UID.key, &pod.uid)
             && point.attributes.contains_key(key::NETWORK_TYPE.key)
+            && has(&point.attributes, key::NETWORK_TRANSPORT.key, "udp")
     };
     // Both families' counters are told without names, too, before there are any.
     poll::until("the pod's counters", || {
