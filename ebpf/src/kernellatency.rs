@@ -42,6 +42,13 @@ pub const FUNCTIONS: &[&str] = &[
     POSTROUTING[1],
 ];
 
+/// Whoever has IPv6 has this one.
+const IPV6: &str = "ip6_xmit";
+
+fn is_ipv6(function: &str) -> bool {
+    function.starts_with("ip6_") || function.contains("_v6_")
+}
+
 /// What is seen of the way on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
@@ -56,10 +63,13 @@ pub struct View {
 }
 
 impl View {
-    fn of(loaded: &Loaded) -> Self {
-        let hooked = |functions: &[&str]| {
-            functions.iter().all(|function| loaded.attachments().iter().any(|a| a.hook == *function))
-        };
+    fn of(loaded: &Loaded, kernel: &Kernel) -> Self {
+        let is_hooked =
+            |function: &str| loaded.attachments().iter().any(|attached| attached.hook == function);
+        // A kernel without IPv6 has no packets to miss.
+        let has_ipv6 = kernel.btf().has_function(IPV6) || is_hooked(IPV6);
+        let is_seen = |function: &&str| is_hooked(function) || (is_ipv6(function) && !has_ipv6);
+        let hooked = |functions: &[&str]| functions.iter().all(is_seen);
         let (departures, local_in) = (hooked(&DEPARTURES), hooked(&LOCAL_IN));
         Self {
             local_in,
@@ -91,11 +101,11 @@ impl KernelLatency {
     /// The kernel refuses it, or there is no cgroup v2 hierarchy.
     pub fn open(kernel: &Kernel, options: &ObserverOptions<'_>) -> Result<Self, LoadError> {
         let mut observer = Observer::open(&Object::KERNELLATENCY, kernel, options)?;
-        let mut view = View::of(observer.loaded());
+        let mut view = View::of(observer.loaded(), kernel);
         if !view.departures {
             drop(observer);
             observer = Self::open_without_departures(kernel, options)?;
-            view = View::of(observer.loaded());
+            view = View::of(observer.loaded(), kernel);
         }
         let probe = Self {
             times: observer.loaded().table("times")?,

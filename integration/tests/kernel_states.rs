@@ -72,6 +72,24 @@ fn a_probe_that_sees_a_part_says_which() {
     assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told}");
 }
 
+/// Since 7.1 the search for the socket of a TCP packet is a part of its caller. That no other hook is at such a function,
+/// where it sees nothing, is what the tests of the program show.
+#[test]
+fn the_stages_of_a_packets_way_are_told_apart_or_it_is_said_which_are_not() {
+    if !requirements::met(&[]) {
+        return;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let Some((begins, _)) = KERNELS.iter().find(|(begins, _)| release.starts_with(begins)) else { return };
+    let said = limitation("kernellatency").unwrap();
+    if *begins == "7.3." {
+        let wanted = "without hook tcp_v4_early_demux, tcp_v6_early_demux routing is in prerouting";
+        assert!(said.contains(wanted) && !said.contains("sent packets"), "{said}");
+    } else {
+        assert_eq!(said, "");
+    }
+}
+
 #[test]
 fn every_probe_works_alone_or_says_what_is_missing() {
     if !requirements::met(&[]) {
