@@ -1,5 +1,6 @@
 //! Configuration: what the user gave, in layers, read into validated [`Settings`]; every problem reported at once.
 
+mod endpoint;
 mod export;
 mod file;
 mod otel;
@@ -14,7 +15,8 @@ mod sources;
 mod units;
 mod watch;
 
-pub use export::{Compression, Destination, Endpoint, Export, Protocol, Signals, Tls};
+pub use endpoint::Endpoint;
+pub use export::{Compression, Destination, Export, Histograms, Protocol, Signals, Temporality, Tls};
 pub use otel::Resource;
 pub use page::{default_file, page, settings_help};
 pub use pattern::Pattern;

@@ -11,6 +11,7 @@ mod outbox;
 mod queue;
 mod retry;
 mod sender;
+mod shape;
 mod split;
 mod task;
 pub mod text;

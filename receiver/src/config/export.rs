@@ -1,11 +1,11 @@
 //! `export`: where the telemetry goes, each destination with its connection, its trust and its queue.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::Endpoint;
 use super::file;
 use super::reader::Reader;
 
@@ -27,6 +27,10 @@ pub struct Destination {
     pub append_path: bool,
     /// Which signals it gets.
     pub signals: Signals,
+    /// Whether counters and histograms are told as totals or as differences.
+    pub temporality: Temporality,
+    /// What buckets histograms have.
+    pub histograms: Histograms,
     /// How requests are compressed.
     pub compression: Compression,
     /// Sent with every request; the values are marked sensitive, so that no log shows them.
@@ -37,17 +41,6 @@ pub struct Destination {
     pub tls: Tls,
     /// Requests that wait, in bytes; the oldest is dropped and counted when more come.
     pub queue_memory: u64,
-}
-
-/// Where a destination listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `http://HOST:PORT/PATH`: without encryption.
-    Http(Uri),
-    /// `https://HOST:PORT/PATH`: with TLS.
-    Https(Uri),
-    /// `unix:///PATH`: a Unix socket.
-    Unix(PathBuf),
 }
 
 /// How requests are sent.
@@ -66,6 +59,26 @@ pub struct Signals {
     pub metrics: bool,
     /// Events.
     pub logs: bool,
+}
+
+/// Whether values are totals or differences. Sums that may fall are totals in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temporality {
+    /// Totals.
+    Cumulative,
+    /// Differences.
+    Delta,
+    /// Differences where that saves memory: of histograms.
+    LowMemory,
+}
+
+/// What buckets histograms have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Histograms {
+    /// The kernel's own.
+    Exponential,
+    /// With bounds in every point, for backends that know no others.
+    Explicit,
 }
 
 /// How requests are compressed.
@@ -115,6 +128,16 @@ fn destination(r: &mut Reader<'_>) -> Option<Destination> {
     if !append_path && (protocol == Protocol::Grpc || signals == Signals::ALL) {
         r.problem("append_path", None, "false needs protocol http/protobuf and a single signal");
     }
+    let words = [
+        ("cumulative", Temporality::Cumulative),
+        ("delta", Temporality::Delta),
+        ("lowmemory", Temporality::LowMemory),
+    ];
+    let help = "totals, or differences; lowmemory: differences of histograms alone";
+    let temporality = r.choice("temporality", &words, help).unwrap_or(Temporality::Cumulative);
+    let words = [("exponential", Histograms::Exponential), ("explicit", Histograms::Explicit)];
+    let help = "buckets; explicit: 94 bounds from 1 µs to 10 s, four to each doubling";
+    let histograms = r.choice("histograms", &words, help).unwrap_or(Histograms::Exponential);
     let words = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd), ("none", Compression::None)];
     let compression = r.choice("compression", &words, "of requests").unwrap_or(Compression::Gzip);
     let headers = headers(r);
@@ -133,6 +156,8 @@ fn destination(r: &mut Reader<'_>) -> Option<Destination> {
         protocol,
         append_path,
         signals,
+        temporality,
+        histograms,
         compression,
         headers,
         timeout,
@@ -214,75 +239,9 @@ impl Signals {
     pub const ALL: Self = Self { metrics: true, logs: true };
 }
 
-impl Endpoint {
-    /// Reads an endpoint. None for any scheme but `http`, `https` and `unix`, and with a query or a user: they carry
-    /// secrets, for which there are headers.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        if let Some(path) = text.strip_prefix("unix://") {
-            return path.starts_with('/').then(|| Self::Unix(path.into()));
-        }
-        let uri: Uri = text.parse().ok()?;
-        let authority = uri.authority()?;
-        let bare = uri.query().is_none() && !authority.as_str().contains('@') && !text.contains('#');
-        let host = !matches!(authority.host(), "" | "[]");
-        // A text that is no port is none to the parser.
-        let written = authority.as_str() != authority.host();
-        let port = if written { authority.port_u16().is_some_and(|port| port != 0) } else { true };
-        match uri.scheme_str() {
-            Some("http") if bare && host && port => Some(Self::Http(uri)),
-            Some("https") if bare && host && port => Some(Self::Https(uri)),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(uri) | Self::Https(uri) => uri.fmt(f),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endpoints_are_read_for_names_and_both_ip_versions_and_sockets() {
-        assert!(matches!(Endpoint::new("http://127.0.0.1:4317"), Some(Endpoint::Http(_))));
-        assert!(matches!(Endpoint::new("http://collector:4317/"), Some(Endpoint::Http(_))));
-        assert!(matches!(Endpoint::new("https://[2001:db8::1]:443"), Some(Endpoint::Https(_))));
-        assert_eq!(Endpoint::new("unix:///run/otel.sock"), Some(Endpoint::Unix("/run/otel.sock".into())));
-    }
-
-    #[test]
-    fn an_endpoint_of_http_may_have_a_path_and_the_usual_port() {
-        for text in ["http://collector", "https://[::1]/otlp", "http://collector:4318/a/b"] {
-            assert!(Endpoint::new(text).is_some(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn an_endpoint_that_is_none_or_carries_secrets_is_refused() {
-        for text in [
-            "",
-            "127.0.0.1:4317",
-            "collector:4317",
-            "http://:4317",
-            "http://collector:",
-            "http://collector:0",
-            "http://collector:70000",
-            "http://collector:4317/?a=b",
-            "http://user@collector:4317",
-            "ftp://collector:4317",
-            "unix://run/otel.sock",
-        ] {
-            assert_eq!(Endpoint::new(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn headers_are_hidden_from_debug_output() {

@@ -1,15 +1,20 @@
 //! The standard `OTEL_*` environment variables, as far as the receiver has what they configure (OpenTelemetry
 //! specification: configuration/sdk-environment-variables, protocol/exporter, resource/sdk).
 
+mod values;
+
 use std::collections::BTreeMap;
 
 use ::config::{Map, Value, ValueKind};
 
+use self::values::pair;
 use super::problem::Problem;
 
 const INTERVAL: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+const AGGREGATION: &str = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
 const SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
 
 /// Beginning of the variables of a destination. The general form goes on with one of the options below, the form of a
@@ -26,7 +31,7 @@ const CLIENT_KEY: &str = "CLIENT_KEY";
 const INSECURE: &str = "INSECURE";
 
 /// The variables and what they set, for the documentation.
-pub(super) const VARIABLES: [(&str, &str); 13] = [
+pub(super) const VARIABLES: [(&str, &str); 15] = [
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "the only destination, unless the file names some; for `http/protobuf`, `/v1/metrics` and `/v1/logs` go after its path",
@@ -42,6 +47,8 @@ pub(super) const VARIABLES: [(&str, &str); 13] = [
         "OTEL_EXPORTER_OTLP_INSECURE",
         "`true`: an endpoint without a scheme is `http`, else `https`; for `grpc`",
     ),
+    (TEMPORALITY, "`cumulative`, `delta` or `lowmemory`"),
+    (AGGREGATION, "`explicit_bucket_histogram` or `base2_exponential_bucket_histogram`"),
     (INTERVAL, "milliseconds; `interval`"),
     (ATTRIBUTES, "`key=value,…` with percent-encoded values; resource attributes of the receiver itself"),
     (SERVICE_NAME, "service name of the receiver itself"),
@@ -147,6 +154,15 @@ impl<'a> Otel<'a> {
         if over_http && endpoint.own {
             table.insert("append_path".to_owned(), endpoint.as_setting("false"));
         }
+        let of =
+            |name: &str| self.get(name).map(|value| Variable { name: name.to_owned(), value, own: true });
+        if let Some(variable) = of(TEMPORALITY) {
+            // In small and in capital letters alike.
+            table.insert("temporality".to_owned(), variable.as_setting(&variable.value.to_lowercase()));
+        }
+        if let Some(variable) = of(AGGREGATION) {
+            table.extend(histograms(&variable, problems).map(|value| ("histograms".to_owned(), value)));
+        }
         let timeout = self.option(form, TIMEOUT);
         let timeout = timeout.and_then(|variable| millis(&variable.name, variable.value, problems));
         table.extend(timeout.map(|timeout| ("timeout".to_owned(), timeout)));
@@ -237,6 +253,17 @@ fn millis(variable: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Val
     Some(Value::new(Some(&origin(variable)), format!("{text}ms")))
 }
 
+fn histograms(variable: &Variable<'_>, problems: &mut Vec<Problem>) -> Option<Value> {
+    let aggregations =
+        [("explicit_bucket_histogram", "explicit"), ("base2_exponential_bucket_histogram", "exponential")];
+    let found = aggregations.iter().find(|(name, _)| variable.value.eq_ignore_ascii_case(name));
+    if found.is_none() {
+        let allowed = "allowed: explicit_bucket_histogram | base2_exponential_bucket_histogram";
+        problems.push(problem(&variable.name, Some(variable.value), allowed));
+    }
+    found.map(|(_, setting)| variable.as_setting(setting))
+}
+
 /// The specification counts everything but "true" as false; what is neither is told all the same.
 fn truth(variable: &str, text: &str, problems: &mut Vec<Problem>) -> bool {
     if !["true", "false"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
@@ -253,29 +280,6 @@ fn pairs(variable: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Vec<
         problems.push(problem(variable, None, "allowed: key=value,key=value with percent-encoded values"));
     }
     pairs
-}
-
-fn pair(entry: &str) -> Option<(String, String)> {
-    let (key, value) = entry.split_once('=')?;
-    let key = decode(key.trim()).filter(|key| !key.is_empty())?;
-    Some((key, decode(value.trim())?))
-}
-
-/// Percent-decoding (RFC 3986, section 2.1); None for a broken escape and for what is not UTF-8.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,
-            plain => plain,
-        });
-    }
-    String::from_utf8(decoded).ok()
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 fn origin(variable: &str) -> String {

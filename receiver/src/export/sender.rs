@@ -15,9 +15,11 @@ use super::{
     outbox::Parcel,
     queue::{Item, Queue},
     retry::{Backoff, Refusal, Verdict},
+    shape::Shape,
     split::{REQUEST_BYTES, encode},
     task::Inbox,
 };
+use crate::{clock::Clock, config::Destination};
 
 /// Time between two log lines about the same destination's failures of the same cause.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -25,6 +27,7 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// The task of a Collector.
 pub(super) struct Sender {
     client: Client,
+    shape: Shape,
     queue: Queue,
     inbox: Inbox,
     deadline: watch::Receiver<Option<Instant>>,
@@ -55,16 +58,17 @@ impl Cause {
 }
 
 impl Sender {
-    /// A task of a queue of at most `limit` bytes for each signal.
+    /// A task by a destination's settings.
     pub(super) fn new(
         client: Client,
-        limit: usize,
+        settings: &Destination,
         inbox: Inbox,
         deadline: watch::Receiver<Option<Instant>>,
     ) -> Self {
         Self {
             client,
-            queue: Queue::new(limit),
+            shape: Shape::of(settings, Clock::read().now()),
+            queue: Queue::new(usize::try_from(settings.queue_memory).unwrap_or(usize::MAX)),
             inbox,
             deadline,
             open: true,
@@ -99,7 +103,12 @@ impl Sender {
 
     fn enqueue(&mut self, parcel: &Parcel) {
         let signal = parcel.payload.signal();
-        let (requests, too_large) = encode(&parcel.payload, REQUEST_BYTES);
+        let shaped = self.shape.apply(&parcel.payload);
+        let (payload, absorbed) =
+            shaped.as_ref().map_or((&*parcel.payload, 0), |(payload, absorbed)| (payload, *absorbed));
+        self.inbox.dropped(signal, None, ExporterDropCause::Baseline, absorbed);
+        let (requests, too_large) =
+            if payload.items() == 0 { (Vec::new(), 0) } else { encode(payload, REQUEST_BYTES) };
         self.inbox.dropped(signal, parcel.account.as_deref(), ExporterDropCause::TooLarge, too_large);
         for request in requests {
             self.inbox.account.wait(signal, request.bytes.len());

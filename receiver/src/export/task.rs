@@ -143,10 +143,7 @@ pub(super) struct Inbox {
 
 async fn run(sink: Sink, inbox: Inbox, deadline: watch::Receiver<Option<Instant>>) {
     match sink {
-        Sink::Otlp(client, settings) => {
-            let limit = usize::try_from(settings.queue_memory).unwrap_or(usize::MAX);
-            Sender::new(*client, limit, inbox, deadline).run().await;
-        }
+        Sink::Otlp(client, settings) => Sender::new(*client, &settings, inbox, deadline).run().await,
         Sink::Text(text) => write_text(inbox, *text).await,
         Sink::Json(out) => write_json(inbox, out).await,
     }
@@ -253,7 +250,10 @@ fn stage(cause: ExporterDropCause) -> ProbeDropStage {
     match cause {
         ExporterDropCause::Channel => ProbeDropStage::Channel,
         ExporterDropCause::QueueFull => ProbeDropStage::Queue,
-        ExporterDropCause::Rejected | ExporterDropCause::TooLarge => ProbeDropStage::Rejected,
+        // Points are in no probe's account.
+        ExporterDropCause::Rejected | ExporterDropCause::TooLarge | ExporterDropCause::Baseline => {
+            ProbeDropStage::Rejected
+        }
         ExporterDropCause::Shutdown => ProbeDropStage::Shutdown,
     }
 }

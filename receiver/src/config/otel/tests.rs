@@ -1,5 +1,6 @@
 //! What values are read as.
 
+use super::values::decode;
 use super::*;
 
 #[test]

@@ -152,6 +152,31 @@ fn every_standard_option_has_a_general_form_and_one_for_a_signal() {
 }
 
 #[test]
+fn the_standard_preferences_of_metrics_are_settings_of_the_one_destination() {
+    let preferred = |temporality: &str, aggregation: &str| {
+        let settings = environment(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", temporality),
+            ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", aggregation),
+        ]);
+        settings.load(TWO).map(|settings| {
+            let [only] = &settings.export.otlp[..] else { panic!("{settings:?}") };
+            (only.temporality, only.histograms)
+        })
+    };
+    let (delta, explicit) = (Temporality::Delta, Histograms::Explicit);
+    assert_eq!(preferred("", ""), Ok((Temporality::Cumulative, Histograms::Exponential)));
+    assert_eq!(preferred("Delta", "explicit_bucket_histogram"), Ok((delta, explicit)));
+    assert_eq!(
+        preferred("LOWMEMORY", "base2_exponential_bucket_histogram"),
+        Ok((Temporality::LowMemory, Histograms::Exponential))
+    );
+    let wrong = preferred("sometimes", "none").unwrap_err().to_string();
+    assert!(wrong.contains("allowed: cumulative | delta | lowmemory"), "{wrong}");
+    assert!(wrong.contains("allowed: explicit_bucket_histogram"), "{wrong}");
+}
+
+#[test]
 fn the_sdk_is_disabled_by_the_word_true_alone() {
     let silent =
         |text| environment(&[("OTEL_SDK_DISABLED", text)]).load(TWO).map(|settings| settings.resource.silent);

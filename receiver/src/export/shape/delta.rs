@@ -1,0 +1,265 @@
+//! Differences in place of totals. What a series' next difference is told against moves on only when its point is taken into
+//! the queue.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use opentelemetry_proto::tonic::{
+    common::v1::KeyValue,
+    metrics::v1::{
+        AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, HistogramDataPoint,
+        NumberDataPoint, exponential_histogram_data_point::Buckets, metric::Data, number_data_point::Value,
+    },
+    resource::v1::Resource,
+};
+use prost::Message;
+
+/// Series that are remembered at most, all probes together: four times what the probe with the most may have. A series
+/// beyond it is told of no more, and counted.
+const SERIES: usize = 262_144;
+/// Nanoseconds after which a series that no longer shows up makes room for others, once there is none.
+const STALE: u64 = 600_000_000_000;
+
+/// What differences are told against.
+pub(super) struct Baselines {
+    /// Since when this destination is told of anything.
+    since: u64,
+    known: HashMap<u64, Baseline>,
+    hasher: RandomState,
+}
+
+struct Baseline {
+    start: u64,
+    time: u64,
+    total: Total,
+}
+
+/// The last total of a series.
+#[derive(Clone)]
+enum Total {
+    Int(i64),
+    Double(f64),
+    Exponential(Exponential),
+    Explicit(Explicit),
+}
+
+#[derive(Clone)]
+struct Exponential {
+    count: u64,
+    sum: f64,
+    zero: u64,
+    scale: i32,
+    positive: Buckets,
+    negative: Buckets,
+}
+
+#[derive(Clone)]
+struct Explicit {
+    count: u64,
+    sum: f64,
+    buckets: Vec<u64>,
+}
+
+/// What the points of counters and histograms have in common.
+trait Point {
+    fn attributes(&self) -> &[KeyValue];
+    fn flags(&self) -> u32;
+    fn times(&mut self) -> (&mut u64, u64);
+    /// Its total; `None` without a value.
+    fn total(&self) -> Option<Total>;
+    /// Takes off an earlier total. False when that is larger: it started anew.
+    fn take_off(&mut self, earlier: &Total) -> bool;
+}
+
+impl Baselines {
+    /// Nothing is known yet.
+    pub(super) fn from(since: u64) -> Self {
+        Self { since, known: HashMap::new(), hasher: RandomState::new() }
+    }
+
+    /// A number for whom metrics are of.
+    pub(super) fn entity(&self, resource: Option<&Resource>) -> u64 {
+        self.hasher.hash_one(resource.map(Message::encode_to_vec))
+    }
+
+    /// Makes differences of the totals of a metric; those of sums that may fall stay. Points that are only something to
+    /// tell the next one against are taken out; how many.
+    pub(super) fn difference(&mut self, whose: u64, metric: &str, data: &mut Data) -> u64 {
+        let delta = AggregationTemporality::Delta.into();
+        match data {
+            Data::Sum(sum) if sum.is_monotonic => {
+                sum.aggregation_temporality = delta;
+                self.points(whose, metric, &mut sum.data_points)
+            }
+            Data::Histogram(histogram) => {
+                histogram.aggregation_temporality = delta;
+                self.points(whose, metric, &mut histogram.data_points)
+            }
+            Data::ExponentialHistogram(histogram) => {
+                histogram.aggregation_temporality = delta;
+                self.points(whose, metric, &mut histogram.data_points)
+            }
+            Data::Sum(_) | Data::Gauge(_) | Data::Summary(_) => 0,
+        }
+    }
+
+    fn points<P: Point>(&mut self, whose: u64, metric: &str, points: &mut Vec<P>) -> u64 {
+        let before = points.len();
+        points.retain_mut(|point| self.point(whose, metric, point));
+        (before - points.len()) as u64
+    }
+
+    /// Whether the point tells something.
+    fn point(&mut self, whose: u64, metric: &str, point: &mut impl Point) -> bool {
+        let attributes: Vec<Vec<u8>> = point.attributes().iter().map(Message::encode_to_vec).collect();
+        let series = self.hasher.hash_one((whose, metric, attributes));
+        // The series ends: nothing is told against it any more.
+        let (true, Some(total)) =
+            (point.flags() & DataPointFlags::NoRecordedValueMask as u32 == 0, point.total())
+        else {
+            self.known.remove(&series);
+            return true;
+        };
+        let (start, time) = point.times();
+        let (since, now) = (*start, time);
+        let known = self.known.get(&series).filter(|known| known.start == since);
+        let told = match known {
+            Some(known) if point.take_off(&known.total) => {
+                *point.times().0 = known.time;
+                true
+            }
+            // It started anew: all that it counts is new.
+            Some(_) => true,
+            // What it counts has been told of by another run, or nobody knows since when it counts.
+            None => self.known.contains_key(&series) || (since >= self.since && since < now),
+        };
+        self.remember(series, Baseline { start: since, time: now, total }) && told
+    }
+
+    /// Whether there is room for it.
+    fn remember(&mut self, series: u64, baseline: Baseline) -> bool {
+        if self.known.len() >= SERIES && !self.known.contains_key(&series) {
+            let now = baseline.time;
+            self.known.retain(|_, known| known.time + STALE > now);
+            if self.known.len() >= SERIES {
+                return false;
+            }
+        }
+        self.known.insert(series, baseline);
+        true
+    }
+}
+
+impl Point for NumberDataPoint {
+    fn attributes(&self) -> &[KeyValue] {
+        &self.attributes
+    }
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+    fn times(&mut self) -> (&mut u64, u64) {
+        (&mut self.start_time_unix_nano, self.time_unix_nano)
+    }
+    fn total(&self) -> Option<Total> {
+        Some(match self.value? {
+            Value::AsInt(value) => Total::Int(value),
+            Value::AsDouble(value) => Total::Double(value),
+        })
+    }
+    fn take_off(&mut self, earlier: &Total) -> bool {
+        let difference = match (&self.value, earlier) {
+            (Some(Value::AsInt(now)), Total::Int(before)) if now >= before => Value::AsInt(now - before),
+            (Some(Value::AsDouble(now)), Total::Double(before)) if now >= before => {
+                Value::AsDouble(now - before)
+            }
+            _ => return false,
+        };
+        self.value = Some(difference);
+        true
+    }
+}
+
+impl Point for HistogramDataPoint {
+    fn attributes(&self) -> &[KeyValue] {
+        &self.attributes
+    }
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+    fn times(&mut self) -> (&mut u64, u64) {
+        (&mut self.start_time_unix_nano, self.time_unix_nano)
+    }
+    fn total(&self) -> Option<Total> {
+        let buckets = self.bucket_counts.clone();
+        Some(Total::Explicit(Explicit { count: self.count, sum: self.sum.unwrap_or_default(), buckets }))
+    }
+    fn take_off(&mut self, earlier: &Total) -> bool {
+        let Total::Explicit(before) = earlier else { return false };
+        let Some(counts) = less(&self.bucket_counts, 0, &before.buckets, 0) else { return false };
+        self.bucket_counts = counts;
+        self.count -= before.count;
+        self.sum = self.sum.map(|sum| sum - before.sum);
+        // They are of all that was ever counted.
+        (self.min, self.max) = (None, None);
+        true
+    }
+}
+
+impl Point for ExponentialHistogramDataPoint {
+    fn attributes(&self) -> &[KeyValue] {
+        &self.attributes
+    }
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+    fn times(&mut self) -> (&mut u64, u64) {
+        (&mut self.start_time_unix_nano, self.time_unix_nano)
+    }
+    fn total(&self) -> Option<Total> {
+        Some(Total::Exponential(Exponential {
+            count: self.count,
+            sum: self.sum.unwrap_or_default(),
+            zero: self.zero_count,
+            scale: self.scale,
+            positive: self.positive.clone().unwrap_or_default(),
+            negative: self.negative.clone().unwrap_or_default(),
+        }))
+    }
+    fn take_off(&mut self, earlier: &Total) -> bool {
+        let Total::Exponential(before) = earlier else { return false };
+        let of = |now: &Option<Buckets>, before: &Buckets| {
+            let now = now.clone().unwrap_or_default();
+            let counts = less(&now.bucket_counts, now.offset, &before.bucket_counts, before.offset)?;
+            Some(Buckets { offset: now.offset, bucket_counts: counts })
+        };
+        if self.scale != before.scale || self.zero_count < before.zero {
+            return false;
+        }
+        let (Some(positive), Some(negative)) =
+            (of(&self.positive, &before.positive), of(&self.negative, &before.negative))
+        else {
+            return false;
+        };
+        (self.positive, self.negative) = (Some(positive), Some(negative));
+        self.count -= before.count;
+        self.zero_count -= before.zero;
+        self.sum = self.sum.map(|sum| sum - before.sum);
+        (self.min, self.max) = (None, None);
+        true
+    }
+}
+
+/// Counts less earlier ones, bucket by bucket; `None` when one of them fell.
+fn less(now: &[u64], offset: i32, before: &[u64], before_offset: i32) -> Option<Vec<u64>> {
+    let mut counts = now.to_vec();
+    for (index, earlier) in (before_offset..).zip(before).filter(|(_, earlier)| **earlier > 0) {
+        let count = counts.get_mut(usize::try_from(index - offset).ok()?)?;
+        *count = count.checked_sub(*earlier)?;
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests;

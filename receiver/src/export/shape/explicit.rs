@@ -1,0 +1,95 @@
+//! Exponential buckets as explicit ones. Every explicit bound is a bound of the kernel's buckets, so that no count has to be
+//! split between two.
+
+use std::sync::LazyLock;
+
+use opentelemetry_proto::tonic::metrics::v1::{
+    ExponentialHistogram, ExponentialHistogramDataPoint, Histogram, HistogramDataPoint,
+};
+
+/// The bounds are 2^(index / 4) seconds of these: from 0.95 µs to 9.5 s.
+const LOWEST: i32 = -80;
+const HIGHEST: i32 = 13;
+
+static BOUNDS: LazyLock<Vec<f64>> =
+    LazyLock::new(|| (LOWEST..=HIGHEST).map(|index| (f64::from(index) / 4.0).exp2()).collect());
+
+/// The same distribution, with what is beyond the bounds in the first and the last bucket.
+pub(super) fn histogram(exponential: &ExponentialHistogram) -> Histogram {
+    Histogram {
+        data_points: exponential.data_points.iter().map(point).collect(),
+        aggregation_temporality: exponential.aggregation_temporality,
+    }
+}
+
+fn point(from: &ExponentialHistogramDataPoint) -> HistogramDataPoint {
+    let mut counts = vec![0; BOUNDS.len() + 1];
+    counts[0] += from.zero_count;
+    for (index, count) in (0..).zip(from.positive.iter().flat_map(|buckets| &buckets.bucket_counts)) {
+        let index = from.positive.as_ref().map_or(0, |buckets| buckets.offset) + index;
+        counts[place(index)] += count;
+    }
+    HistogramDataPoint {
+        attributes: from.attributes.clone(),
+        start_time_unix_nano: from.start_time_unix_nano,
+        time_unix_nano: from.time_unix_nano,
+        count: from.count,
+        sum: from.sum,
+        bucket_counts: counts,
+        explicit_bounds: BOUNDS.clone(),
+        exemplars: from.exemplars.clone(),
+        flags: from.flags,
+        min: from.min,
+        max: from.max,
+    }
+}
+
+/// The explicit bucket of an exponential one, which holds what is above 2^(index / 4) and up to 2^((index + 1) / 4): the one
+/// with that upper bound.
+fn place(index: i32) -> usize {
+    usize::try_from((index + 1).clamp(LOWEST, HIGHEST + 1) - LOWEST).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use jitterscope_ebpf::histogram::{Range, SCALE};
+    use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
+
+    use super::*;
+
+    /// One duration, as the kernel's buckets hold it.
+    fn exponential(seconds: f64) -> ExponentialHistogramDataPoint {
+        let ns = (seconds * 1e9).round() as u64;
+        let mut kernel = jitterscope_ebpf::abi::histogram::default();
+        Range::LATENCY.bounds().observe(&mut kernel, ns);
+        let buckets = Buckets { offset: Range::LATENCY.lowest, bucket_counts: kernel.buckets.to_vec() };
+        ExponentialHistogramDataPoint {
+            count: 1,
+            sum: Some(seconds),
+            scale: SCALE,
+            positive: Some(buckets),
+            ..ExponentialHistogramDataPoint::default()
+        }
+    }
+
+    #[test]
+    fn every_duration_is_in_the_explicit_bucket_that_its_value_belongs_to() {
+        let mut seconds = 5e-8;
+        while seconds < 100.0 {
+            let point = point(&exponential(seconds));
+            let ns = (seconds * 1e9).round() / 1e9;
+            let expected = BOUNDS.partition_point(|bound| *bound < ns);
+            assert_eq!(point.bucket_counts.iter().position(|count| *count == 1), Some(expected), "{seconds}");
+            assert_eq!(point.bucket_counts.iter().sum::<u64>(), 1);
+            seconds *= 1.0137;
+        }
+    }
+
+    #[test]
+    fn the_bounds_are_those_that_are_documented_and_rise() {
+        assert_eq!(BOUNDS.len(), 94);
+        assert!(BOUNDS[0] < 1e-6 && BOUNDS[93] > 9.0 && BOUNDS[93] < 10.0);
+        assert!(BOUNDS.is_sorted_by(|a, b| a < b));
+        assert_eq!(BOUNDS[80], 1.0);
+    }
+}
