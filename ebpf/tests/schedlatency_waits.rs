@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::cgroup::Cgroup;
-use common::{can_load, eventually};
+use common::{can_load, eventually, text};
 use jitterscope_ebpf::abi::{histogram, runnable, scheduler_event};
 use jitterscope_ebpf::histogram::Range;
 use jitterscope_ebpf::{Kernel, Object, Observer, ObserverOptions, Ring, Table, Telling};
@@ -161,10 +161,6 @@ fn seconds(ns: u64) -> Duration {
     Duration::from_nanos(ns)
 }
 
-fn text(name: &[u8; 16]) -> String {
-    String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()
-}
-
 #[test]
 fn every_switch_to_a_task_has_one_wait_in_its_own_cgroup() {
     if !can_load() {
@@ -224,8 +220,12 @@ fn a_task_that_loses_its_cpu_waits_until_it_has_it_again() {
     }
     let mut probe = Probe::open();
     let cgroup = Cgroup::new();
-    let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+    let mut busy = Command::new("sh");
+    busy.args(["-c", "echo; while :; do :; done"]).stdout(Stdio::piped());
+    let mut busy = busy.spawn().unwrap();
     cgroup.take(busy.id());
+    // From the line on it waits for nothing but its CPU.
+    busy.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     pin(Some(Pid::from_child(&busy)), CPU);
     eventually("it runs", || probe.waits(&cgroup).count() > 0);
     hog(|| ());

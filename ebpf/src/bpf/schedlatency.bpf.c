@@ -119,14 +119,11 @@ int switch_btf(u64 *ctx)
 	return 0;
 }
 
-/* One that has its CPU still goes on with it. */
+/* One that has its CPU still goes on with it: its entry goes, or becomes another, when it gives that up. */
 SEC("tp_btf/sched_wakeup")
 int wakeup_btf(u64 *ctx)
 {
-	struct task_struct *task = (void *)ctx[0];
-
-	if (!BPF_CORE_READ(task, on_cpu))
-		waits_from(task, bpf_ktime_get_ns(), 0);
+	waits_from((void *)ctx[0], bpf_ktime_get_ns(), 0);
 	return 0;
 }
 

@@ -260,3 +260,9 @@ impl Probe {
         text + &locations
     }
 }
+
+/// A name of the kernel: what is behind its end is left over from former ones.
+pub(crate) fn text(name: &[u8]) -> String {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(&name[..end]).into_owned()
+}
