@@ -33,7 +33,7 @@ impl Object {
     /// Handshakes, lifetimes and failures of TCP connections.
     pub const TCPCONNECT: Self = object!("tcpconnect", optional: &["tcp_retransmit_synack"]);
     /// Resets of TCP connections.
-    pub const TCPRESET: Self = object!("tcpreset", optional: &[]);
+    pub const TCPRESET: Self = object!("tcpreset", optional: &["tcp_v4_send_reset", "tcp_v6_send_reset"]);
     /// Sockets and descriptors, by passes.
     pub const SOCKETS: Self = object!("sockets", optional: &[]);
     /// The same with traffic by peer.

@@ -68,6 +68,10 @@ struct bpf_raw_tracepoint_args {
 #define MSG_PEEK	 0x0002
 #define MSG_ERRQUEUE	 0x2000
 
+/* include/uapi/linux/{rtnetlink,ipv6_route}.h */
+#define RTN_LOCAL 2
+#define RTF_LOCAL 0x80000000
+
 /* include/net/{tcp,inet_connection_sock}.h */
 #define TCP_CA_RECOVERY	     3
 #define TCP_CA_LOSS	     4
@@ -90,6 +94,15 @@ struct pt_regs {
 	};
 };
 #endif
+
+/* include/net/{route,ip6_fib}.h */
+struct rtable {
+	u16 rt_type;
+};
+
+struct rt6_info {
+	u32 rt6i_flags;
+};
 
 struct kernfs_node {
 	u64 id;
@@ -423,7 +436,6 @@ struct task_struct {
 	u32 flags;
 	u64 start_boottime;
 	char comm[16];
-	s32 on_cpu;
 	u32 __state;
 };
 

@@ -7,6 +7,7 @@
 
 #define EXTENSION_HEADERS 8
 #define TCP_FIN		  1
+#define TCP_RST		  4
 
 struct ipv4_header {
 	u8 version_length, tos;

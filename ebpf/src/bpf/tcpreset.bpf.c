@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * tcpreset: resets of connections, sent and received, with the state that they met and, since 6.10, the
- * kernel's reason. Before that the tracepoint does not fire for a packet without a socket: resets of closed
- * ports are OutRsts' alone.
+ * kernel's reason. Before that the tracepoint does not fire for a packet without a whole socket, such as one
+ * for a closed port: there the functions that answer it are hooked.
  */
 #include "kernel.h"
 #include "abi.h"
@@ -32,17 +32,14 @@ static __always_inline void fill_from_packet(struct connection *c, const struct 
 	parse_ports(p, &c->peer_port, &c->local_port);
 }
 
-static __always_inline int sent(u64 *ctx)
+/* A reset that this side sends on behalf of `sk`, or of no socket, in answer to `skb`, or to none. */
+static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 reason)
 {
-	struct reset_key k = {.direction = DIRECTION_TRANSMIT, .state = TCP_CLOSE};
-	struct sock *sk = (void *)ctx[0];
-	struct sk_buff *skb = (void *)ctx[1];
+	struct reset_key k = {.direction = DIRECTION_TRANSMIT, .state = TCP_CLOSE, .reason = reason};
 	struct packet p = {};
 	struct reset_event *e;
 	struct net *net;
 
-	if (arguments >= 3)
-		k.reason = ctx[2] + 1;
 	if (skb) {
 		look(&p, skb, 0);
 		parse(&p);
@@ -73,6 +70,45 @@ static __always_inline int sent(u64 *ctx)
 	return 0;
 }
 
+static __always_inline int sent(u64 *ctx)
+{
+	return answered((void *)ctx[0], (void *)ctx[1], arguments >= 3 ? ctx[2] + 1 : 0);
+}
+
+/* Whether the packet is for an address of this host, which net/ipv{4,6}/tcp_ipv{4,6}.c ask before they
+ * answer. */
+static __always_inline int is_local(const struct packet *p)
+{
+	/* p->route inside the macros would be relocated too. */
+	struct rt6_info *v6 = (void *)p->route;
+	struct rtable *v4 = (void *)p->route;
+
+	if (p->family == 6)
+		return BPF_CORE_READ(v6, rt6i_flags) & RTF_LOCAL;
+	return BPF_CORE_READ(v4, rt_type) == RTN_LOCAL;
+}
+
+/*
+ * tcp_v4_send_reset() and tcp_v6_send_reset() before 6.10: for a whole socket the tracepoint in them fires,
+ * and a reset is not answered.
+ */
+static __always_inline int unseen(struct sock *sk, struct sk_buff *skb)
+{
+	struct packet p = {};
+	u8 state;
+
+	if (sk) {
+		state = BPF_CORE_READ(sk, __sk_common.skc_state);
+		if (state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV)
+			return 0;
+	}
+	look(&p, skb, 0);
+	parse(&p);
+	if (tcp_flags(&p) & TCP_RST || (!sk && !is_local(&p)))
+		return 0;
+	return answered(sk, skb, 0);
+}
+
 static __always_inline int received(u64 *ctx)
 {
 	struct reset_key k = {.direction = DIRECTION_RECEIVE};
@@ -101,6 +137,30 @@ SEC("raw_tp/tcp_send_reset")
 int sent_raw(u64 *ctx)
 {
 	return sent(ctx);
+}
+
+SEC("fentry/tcp_v4_send_reset")
+int unseen_v4_fentry(u64 *ctx)
+{
+	return unseen((void *)ctx[0], (void *)ctx[1]);
+}
+
+SEC("kprobe/tcp_v4_send_reset")
+int unseen_v4_kprobe(struct pt_regs *ctx)
+{
+	return unseen((void *)PT_REGS_PARM1_CORE(ctx), (void *)PT_REGS_PARM2_CORE(ctx));
+}
+
+SEC("fentry/tcp_v6_send_reset")
+int unseen_v6_fentry(u64 *ctx)
+{
+	return unseen((void *)ctx[0], (void *)ctx[1]);
+}
+
+SEC("kprobe/tcp_v6_send_reset")
+int unseen_v6_kprobe(struct pt_regs *ctx)
+{
+	return unseen((void *)PT_REGS_PARM1_CORE(ctx), (void *)PT_REGS_PARM2_CORE(ctx));
 }
 
 SEC("tp_btf/tcp_receive_reset")

@@ -45,6 +45,10 @@ pub(super) static DEFINITION: Definition = Definition {
 const SERIES: u32 = 4096;
 /// The tracepoint that tells the reason, on kernels that give one.
 const TRACEPOINT: &str = "tcp_send_reset";
+/// Its arguments where it gives one; there it also fires without a socket.
+const WITH_REASON: u32 = 3;
+/// What answers packets without a socket, for kernels whose tracepoint does not fire then.
+const WITHOUT_SOCKET: [&str; 2] = ["tcp_v4_send_reset", "tcp_v6_send_reset"];
 /// What the kernel's names of reasons begin with.
 const PREFIX: &str = "SK_RST_REASON_";
 
@@ -61,6 +65,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let options = ObserverOptions {
         constants: &[Constant { name: "arguments", value: arguments.as_bytes() }],
         entries: &[("resets", SERIES)],
+        without: if arguments < WITH_REASON { &[] } else { &WITHOUT_SOCKET },
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::TCPRESET, kernel, &options)?;
@@ -114,12 +119,17 @@ impl Reading for TcpReset {
         }
     }
 
-    fn limitation(&self, _missing: &[Missing]) -> Option<String> {
-        self.reasons.0.is_empty().then(|| {
-            "the kernel tells neither reasons nor answers of closed ports (before 6.10): these are in \
-             tcp.segment.resets only"
-                .to_owned()
-        })
+    fn limitation(&self, missing: &[Missing]) -> Option<String> {
+        if !self.reasons.0.is_empty() {
+            return None;
+        }
+        let hooks: Vec<&str> = missing.iter().map(|missing| missing.hook.as_str()).collect();
+        let unseen = format!(
+            "without hooks {}: answers of closed ports are in tcp.segment.resets only",
+            hooks.join(", ")
+        );
+        let reasons = "the kernel gives no reasons (before 6.10)".to_owned();
+        Some(if hooks.is_empty() { reasons } else { format!("{reasons}; {unseen}") })
     }
 }
 
