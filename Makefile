@@ -19,7 +19,7 @@ test:
 	integration/setup.sh test
 	cargo build --workspace
 	cargo test --workspace
-	$(if $(CI),JITTERSCOPE_VM_TESTS="(packetloss_(faults|node)|ipvs-|kernel_states-)" JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
+	$(if $(CI),JITTERSCOPE_VM_TESTS="(packetloss_(faults|node)|tcpreset_|virtcmdlatency_|ipvs-|kernel_states-)" JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
 
 bench:
 	integration/setup.sh test
@@ -32,7 +32,7 @@ soak:
 	cargo build --release --package jitterscope
 	JITTERSCOPE_SOAK=$(SOAK_SECONDS) JITTERSCOPE_BIN=$$(pwd)/target/release/jitterscope cargo test --package jitterscope-integration --test soak
 
-# The packet-loss tests and IPVS on other kernels, in virtual machines.
+# The tests of all eBPF programs, of IPVS, and of which probes can run, on other kernels, in virtual machines.
 vm:
 	integration/setup.sh vm $(KERNELS)
 	integration/vm-tests.sh $(KERNELS)

@@ -11,6 +11,7 @@ exit code are those of the command; 125 if the machine did not come up, 124 if J
 JITTERSCOPE_VM_RW names directories, separated by colons, to which the command may write; /tmp is its own.
 JITTERSCOPE_VM_APPEND is added to the kernel's command line.
 JITTERSCOPE_VM_DEVICES are arguments of QEMU, for tests that need a device.
+JITTERSCOPE_VM_STALLS is a number of milliseconds for which the machine is not run, again and again.
 PATH, CI, RUST_*, CARGO_* and JITTERSCOPE_* are passed on.
 END
 	exit 64
@@ -48,6 +49,22 @@ trap end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# Stops QEMU and lets it go on, until it has ended: to the machine its host was busy with others. QEMU is known by the
+# directory that only this machine has.
+stall() {
+	local qemu
+	while kill -0 "$machine" 2>/dev/null; do
+		sleep "$1"
+		qemu=$(pgrep --full "qemu-system.*$work" || true)
+		if [ -n "$qemu" ]; then
+			# shellcheck disable=SC2086 # one word a process
+			kill -STOP $qemu && sleep "$1"
+			# shellcheck disable=SC2086
+			kill -CONT $qemu 2>/dev/null || true
+		fi
+	done
+}
+
 # Output and exit code come back through files: what virtme-ng itself passes on has gaps.
 {
 	for name in PATH "${!CI@}" "${!RUST_@}" "${!CARGO_@}" "${!JITTERSCOPE_@}"; do
@@ -80,6 +97,9 @@ PATH=$virtme:$PATH timeout --kill-after=10 "${JITTERSCOPE_VM_TIMEOUT:-600}" \
 	vng --run "$cache/kernels/$release/root/vmlinuz" --disable-kvm --force-9p --disable-microvm --cpus 2 --memory 2G \
 	--user root "${shares[@]}" "${arguments[@]}" -- bash "$work/command" >"$work/console" 2>&1 </dev/null &
 machine=$!
+if [ -n "${JITTERSCOPE_VM_STALLS:-}" ]; then
+	stall "$(printf '%d.%03d' $((JITTERSCOPE_VM_STALLS / 1000)) $((JITTERSCOPE_VM_STALLS % 1000)))" &
+fi
 tail --follow --lines=+1 --sleep-interval=0.2 --pid="$machine" "$work/output"
 ended=0
 wait "$machine" || ended=$?
