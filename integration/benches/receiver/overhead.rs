@@ -1,6 +1,7 @@
 //! What each eBPF probe costs an application: requests and answers, and a bulk transfer, between two containers behind a router,
 //! with the probe on and off in turns, so that whatever else the machine does falls on both. And the kernel's own account of
-//! each program.
+//! each program. Both ends share one CPU: what a probe costs then shows in full, and no time is spent on waking another one,
+//! which takes several times as long in a virtual machine and depends on whether the receiver keeps that CPU awake.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use jitterscope::probe::{PROBES, Source};
 use jitterscope_integration::network::{Family, Network};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{drops::Switched, median, process::Receiver, sink::Sink};
 
@@ -87,7 +89,23 @@ fn spread(ratios: impl Iterator<Item = f64>) -> String {
     format!("{:.3} ({least:.3} to {most:.3})", median(ratios.clone()))
 }
 
+/// Threads that this one starts run on the first CPU, too.
+fn pin() -> Result<()> {
+    let mut first = CpuSet::new();
+    first.set(0);
+    Ok(sched_setaffinity(None, &first)?)
+}
+
+/// In a thread of its own, for what is started from it must not stay on one CPU.
 fn round(network: &Network) -> Result<Round> {
+    let pinned = || {
+        pin()?;
+        measure(network)
+    };
+    scope(|scope| scope.spawn(pinned).join().map_err(|_| anyhow!("the measuring panicked"))?)
+}
+
+fn measure(network: &Network) -> Result<Round> {
     let address: SocketAddr = (Family::V4.address(2, 2), 0).into();
     let listener = network.b.inside(|| Ok(TcpListener::bind(address)?))?;
     let address = listener.local_addr()?;
