@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use common::passages::{Functions, Passages, more, undisturbed};
-use common::{Namespace, Network, can_load, note, settled};
+use common::{Namespace, Network, can_load, is_at_least, note, settled};
 use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, DIRECTION_TRANSMIT, RECEIVE_LOCAL_IN, RECEIVE_PREROUTING, RECEIVE_ROUTING,
     SEND_LOCAL_OUT, SEND_NEIGHBOUR, SEND_POSTROUTING, passage_times,
@@ -54,9 +54,7 @@ fn since(now: Packets, then: Packets) -> Packets {
 
 /// Before 6.6 programs of cgroups do not see SYN-ACKs over IPv6: they are sent for another socket than their own.
 fn sees_syn_acks() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 6)
+    is_at_least((6, 6))
 }
 
 /// Requests with answers, over UDP and over a connection that is opened and closed.
