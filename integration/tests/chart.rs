@@ -17,7 +17,7 @@ const FULL_VALUES: &str = r#"
 image: { repository: registry.example/jitterscope, tag: test, pullPolicy: Always }
 imagePullSecrets: [{ name: pull }]
 fullnameOverride: scope
-config: { interval: 5s, probes: { packetloss: { required: true } } }
+config: { interval: 5s, probes: { packetloss: { required: true } }, export: { otlp: [{ endpoint: "http://a:1" }, { endpoint: "http://b:1", queue: { disk: { path: /var/lib/scope } } }] } }
 health: { port: 23134 }
 cri: { directory: /run/k3s/containerd }
 namespacesWithoutProcesses: true
@@ -91,6 +91,20 @@ fn nothing_of_the_node_is_mounted_writable() {
     let mounts = rendered.matches("mountPath:").count();
     assert_eq!(mounts, 5);
     assert_eq!(rendered.matches("readOnly: true").count(), mounts);
+}
+
+#[test]
+fn a_queue_on_disk_is_a_directory_of_the_node_that_outlives_the_pod() {
+    let Some(helm) = Helm::find() else { return };
+    assert!(
+        !helm
+            .render("config: { export: { otlp: [{ endpoint: 'http://a:1', queue: } ] } }")
+            .contains("queue-")
+    );
+    let rendered = helm.render(FULL_VALUES);
+    assert_eq!(rendered.matches("name: queue-1").count(), 2, "{rendered}");
+    assert!(rendered.contains("mountPath: \"/var/lib/scope\""), "{rendered}");
+    assert!(rendered.contains("path: \"/var/lib/scope\"\n            type: DirectoryOrCreate"), "{rendered}");
 }
 
 #[test]

@@ -42,8 +42,10 @@ fn terms(request: &Telemetry) -> BTreeMap<Whose, [u64; 4]> {
     delivered.extend(sdk(metric::OTEL_SDK_EXPORTER_LOG_EXPORTED.name, "logs"));
     let waiting = own(metric::EXPORTER_QUEUE_LENGTH.name);
     let dropped = own(metric::EXPORTER_DROPS.name);
+    let recovered = own(metric::EXPORTER_RECOVERED.name);
     let produced = own(metric::EXPORTER_PRODUCED.name).into_iter();
-    produced.map(|(of, all)| (of.clone(), [all, delivered[&of], waiting[&of], dropped[&of]])).collect()
+    let given = produced.map(|(of, all)| (all + recovered[&of], of));
+    given.map(|(all, of)| (of.clone(), [all, delivered[&of], waiting[&of], dropped[&of]])).collect()
 }
 
 /// Each collection of the receiver's own metrics that has arrived.

@@ -16,7 +16,9 @@ mod units;
 mod watch;
 
 pub use endpoint::Endpoint;
-pub use export::{Compression, Destination, Export, Histograms, Protocol, Signals, Temporality, Tls};
+pub use export::{
+    Compression, Destination, DiskQueue, Export, Histograms, Protocol, Signals, Temporality, Tls,
+};
 pub use otel::Resource;
 pub use page::{default_file, page, settings_help};
 pub use pattern::Pattern;

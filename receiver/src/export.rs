@@ -5,9 +5,12 @@ mod account;
 mod answer;
 mod client;
 mod connect;
+mod disk;
 mod grpc;
 mod http;
+mod line;
 mod outbox;
+mod owners;
 mod queue;
 mod retry;
 mod sender;
@@ -24,6 +27,7 @@ use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
 };
 
+pub(crate) use self::disk::WAL_BYTES;
 pub use self::{
     account::{DestinationAccount, Terms},
     answer::Accepted,
@@ -53,6 +57,9 @@ pub enum Signal {
 }
 
 impl Signal {
+    /// Both, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Metrics, Self::Logs];
+
     /// Its name in telemetry.
     pub fn name(self) -> &'static str {
         match self {

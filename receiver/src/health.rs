@@ -137,13 +137,16 @@ fn destination(account: &DestinationAccount) -> Value {
         let dropped = ExporterDropCause::ALL.iter().map(|cause| (cause.as_str(), terms.dropped(*cause)));
         json!({
             "produced": terms.produced,
+            "recovered": terms.recovered,
             "delivered": terms.delivered,
             "queued": terms.queued,
+            "on_disk": terms.on_disk,
             "dropped": dropped.collect::<BTreeMap<_, _>>(),
             "retries": terms.retries,
         })
     };
-    let error = account.error();
+    // A disk that fails is no reason to stop, and one to be told.
+    let error = account.error().or_else(|| account.disk_error());
     let status = if error.is_some() { "StatusRecoverableError" } else { "StatusOK" };
     let mut value = json!({
         "healthy": error.is_none(),
@@ -153,6 +156,11 @@ fn destination(account: &DestinationAccount) -> Value {
     });
     if let Some(error) = error {
         value["error"] = error.into();
+    }
+    if let Some((bytes, limit)) = account.disk() {
+        let failures = account.disk_failures();
+        value["disk"] =
+            json!({ "bytes": bytes, "limit": limit, "failures": failures, "error": account.disk_error() });
     }
     value
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use jitterscope_semconv::value::ProbeDropStage;
+use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -27,7 +27,7 @@ use crate::{
     account::{Accounts, State, accounts},
     clock::Clock,
     config::{Change, ConfigError, Counters, Settings, Sources, Watch},
-    export::{BuildError, Exporters, Outbox, OutboxHandle},
+    export::{self, BuildError, DestinationAccount, Exporters, Outbox, OutboxHandle},
     health::{self, Health},
     logging::Logging,
     pods::{self, Pods},
@@ -295,7 +295,7 @@ impl Node {
 
     /// Sends to other destinations from now on; those that are no longer wanted get their grace period to finish, and
     /// stay in sight until the next change.
-    fn redirect(&mut self, destinations: Vec<crate::export::Destination>) {
+    fn redirect(&mut self, destinations: Vec<export::Destination>) {
         let (former, outbox) = self.exporters.change(destinations);
         let mut accounts = self.exporters.accounts();
         let gone = former.accounts().into_iter();
@@ -322,6 +322,7 @@ impl Node {
             task.abort();
         }
         report(&self.observed.accounts);
+        self.observed.destinations.load().iter().for_each(|account| report_destination(account));
     }
 
     /// Who is who on this node.
@@ -341,6 +342,24 @@ fn report(accounts: &Accounts) {
             exported = account.exported(),
             suppressed = terms.suppressed,
             lost = terms.lost,
+            dropped,
+            "account"
+        );
+    }
+}
+
+/// The account of a destination at the end: what it was given and what became of it. What is queued then is on disk.
+fn report_destination(account: &DestinationAccount) {
+    for signal in export::Signal::ALL {
+        let terms = account.terms(signal);
+        let dropped: u64 = ExporterDropCause::ALL.iter().map(|cause| terms.dropped(*cause)).sum();
+        info!(
+            destination = account.name,
+            signal = signal.name(),
+            produced = terms.produced,
+            recovered = terms.recovered,
+            delivered = terms.delivered,
+            queued = terms.queued,
             dropped,
             "account"
         );

@@ -17,6 +17,10 @@ const NOT_PLURAL: &[(&str, &str)] = &[
         "as OpenTelemetry's otel.sdk.exporter.*.exported beside it; what is produced is the item of the unit",
     ),
     (
+        "jitterscope.exporter.recovered",
+        "as exporter.produced, with which it is added up; what is recovered is the item of the unit",
+    ),
+    (
         "jitterscope.udp.multicast.ignored",
         "named as the kernel does; what is ignored is the datagram of the unit",
     ),

@@ -104,7 +104,8 @@ pub fn terms(account: &DestinationAccount, signal: Signal) -> Terms {
         Signal::Metrics => export::Signal::Metrics,
         Signal::Logs => export::Signal::Logs,
     });
-    assert_eq!(terms.produced, terms.delivered + terms.queued + given_up(&terms), "{terms:?}");
+    let given = terms.produced + terms.recovered;
+    assert_eq!(given, terms.delivered + terms.queued + given_up(&terms), "{terms:?}");
     terms
 }
 

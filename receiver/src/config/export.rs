@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::Endpoint;
 use super::file;
 use super::reader::Reader;
+use crate::export::WAL_BYTES;
 
 /// Where the telemetry goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,19 @@ pub struct Destination {
     pub tls: Tls,
     /// Requests that wait, in bytes; the oldest is dropped and counted when more come.
     pub queue_memory: u64,
+    /// Where they wait on disk, if they do.
+    pub queue_disk: Option<DiskQueue>,
+}
+
+/// A queue on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskQueue {
+    /// A directory that no other destination has.
+    pub path: PathBuf,
+    /// Bytes that it may take there.
+    pub size: u64,
+    /// What has waited longer is dropped and counted.
+    pub max_age: Duration,
 }
 
 /// How requests are sent.
@@ -106,7 +120,14 @@ const ENDPOINTS: &str = "http://HOST:PORT, https://HOST:PORT, unix:///PATH; with
 
 pub(super) fn read(r: &mut Reader<'_>) -> Export {
     let otlp = r.list("otlp", "destinations of OTLP; none: text on standard output", destination);
-    Export { otlp: otlp.into_iter().flatten().collect() }
+    let otlp: Vec<Destination> = otlp.into_iter().flatten().collect();
+    let mut paths: Vec<_> = otlp.iter().filter_map(|one| Some(&one.queue_disk.as_ref()?.path)).collect();
+    paths.sort_unstable();
+    for same in paths.windows(2).filter(|pair| pair[0] == pair[1]) {
+        let path = same[0].display().to_string();
+        r.problem("otlp", Some(path), "two destinations have their queue.disk.path here, each needs its own");
+    }
+    Export { otlp }
 }
 
 /// None without an endpoint, which is then among the problems.
@@ -147,8 +168,11 @@ fn destination(r: &mut Reader<'_>) -> Option<Destination> {
     let tls = r.section("tls", "certificates of its own, for https; read again when they change", |r| {
         tls(r, encrypted)
     });
-    let queue_memory = r.section("queue", "requests that wait while it does not take them", |r| {
-        r.size("memory", 16 << 20, (1 << 20)..=(1 << 30), "past it, the oldest are dropped and counted")
+    let (queue_memory, queue_disk) = r.section("queue", "requests that wait while it does not take them", |r| {
+        let help = "for each signal; past it, the oldest are dropped and counted";
+        let memory = r.size("memory", 16 << 20, (1 << 20)..=(1 << 30), help);
+        let help = "also on disk, before they are sent, so that they outlive the process; the memory is for when it fails";
+        (memory, r.section("disk", help, disk))
     });
     let endpoint = endpoint?;
     Some(Destination {
@@ -163,7 +187,21 @@ fn destination(r: &mut Reader<'_>) -> Option<Destination> {
         timeout,
         tls,
         queue_memory,
+        queue_disk,
     })
+}
+
+/// None without a path: then nothing goes to disk.
+fn disk(r: &mut Reader<'_>) -> Option<DiskQueue> {
+    let help = "a directory of this destination alone, made if it is not there; none: nothing is written";
+    let path = r.file("path", help, file::directory);
+    // What the store's own log may take, and as much again for requests.
+    let limits = (2 * WAL_BYTES)..=(1 << 40);
+    let size = r.size("size", 256 << 20, limits, "of all of it; past it, the oldest go, metrics before logs");
+    let limits = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+    let max_age =
+        r.duration("max_age", Duration::from_secs(6 * 3600), limits, "what waited longer is dropped");
+    Some(DiskQueue { path: path?, size, max_age })
 }
 
 /// Whether an endpoint is one of the protocol; reports why not.

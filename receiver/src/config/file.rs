@@ -28,6 +28,18 @@ pub(super) fn btf(path: &Path) -> Result<PathBuf, String> {
     if BTF_MAGIC.contains(&start) { Ok(path.to_owned()) } else { Err("is no BTF file".to_owned()) }
 }
 
+/// A directory, or where one can be made: an absolute path, whatever directory the receiver is started in.
+pub(super) fn directory(path: &Path) -> Result<PathBuf, String> {
+    if !path.is_absolute() {
+        return Err("is no absolute path".to_owned());
+    }
+    // The disk may come later than the receiver.
+    if path.exists() && !path.is_dir() {
+        return Err("is no directory".to_owned());
+    }
+    Ok(path.components().collect())
+}
+
 fn pem(path: &Path, mark: &str, what: &str) -> Result<PathBuf, String> {
     let mut content = String::new();
     open(path)?.take(LIMIT).read_to_string(&mut content).map_err(unreadable)?;
@@ -73,6 +85,13 @@ mod tests {
         let key = with(b"-----BEGIN EC PRIVATE KEY-----\n");
         assert_eq!(certificate(key.path()), Err("has no certificate in PEM form".to_owned()));
         assert_eq!(private_key(key.path()).unwrap(), key.path());
+    }
+
+    #[test]
+    fn a_directory_need_not_be_there_yet() {
+        assert_eq!(directory(Path::new("queue")), Err("is no absolute path".to_owned()));
+        assert_eq!(directory(with(b"").path()), Err("is no directory".to_owned()));
+        assert_eq!(directory(Path::new("/nonexistent//queue/")), Ok(PathBuf::from("/nonexistent/queue")));
     }
 
     #[test]

@@ -6,23 +6,28 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwapOption;
-use jitterscope_semconv::value::ExporterDropCause;
+use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
 
 use super::Signal;
+use crate::account::Account;
 
 /// What became of the points or records of one signal. At every instant
-/// `produced = delivered + queued + dropped` over all causes; what the server refused for good is one of them.
+/// `produced + recovered = delivered + queued + dropped` over all causes; what the server refused for good is one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Given to the destination.
     pub produced: u64,
+    /// Left on disk by an earlier process.
+    pub recovered: u64,
     /// Taken by the server.
     pub delivered: u64,
     /// Waiting or being sent.
     pub queued: u64,
+    /// Those of them that are on disk: never more than wait, so that all of them are when both are the same.
+    pub on_disk: u64,
     /// Given up, by cause in the order of `ExporterDropCause::ALL`.
     dropped: [u64; ExporterDropCause::ALL.len()],
-    /// Encoded bytes that wait.
+    /// Encoded bytes that wait in memory.
     pub bytes: u64,
     /// Tries that failed and were made again.
     pub retries: u64,
@@ -44,6 +49,16 @@ pub struct DestinationAccount {
     logs: Mutex<Terms>,
     capacity: AtomicU64,
     over_http: AtomicBool,
+    error: ArcSwapOption<String>,
+    disk: DiskAccount,
+}
+
+/// The queue on disk, where there is one.
+#[derive(Debug, Default)]
+struct DiskAccount {
+    bytes: AtomicU64,
+    limit: AtomicU64,
+    failures: AtomicU64,
     error: ArcSwapOption<String>,
 }
 
@@ -71,6 +86,41 @@ impl DestinationAccount {
     /// Why the last try failed, if it did.
     pub fn error(&self) -> Option<String> {
         self.error.load().as_deref().cloned()
+    }
+
+    /// Bytes in use of the queue on disk, and how many may be; None: there is none.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        let limit = self.disk.limit.load(Relaxed);
+        (limit > 0).then(|| (self.disk.bytes.load(Relaxed), limit))
+    }
+
+    /// How often the queue on disk failed or had to be made anew.
+    pub fn disk_failures(&self) -> u64 {
+        self.disk.failures.load(Relaxed)
+    }
+
+    /// Why the queue on disk is not used, if it should be.
+    pub fn disk_error(&self) -> Option<String> {
+        self.disk.error.load().as_deref().cloned()
+    }
+
+    pub(super) fn set_disk(&self, limit: u64) {
+        self.disk.limit.store(limit, Relaxed);
+    }
+
+    pub(super) fn disk_holds(&self, bytes: u64) {
+        self.disk.bytes.store(bytes, Relaxed);
+    }
+
+    /// Counts a failure; `why` unless it goes on. Whether it worked before.
+    pub(super) fn disk_failed(&self, why: Option<String>) -> bool {
+        self.disk.failures.fetch_add(1, Relaxed);
+        why.is_some_and(|why| self.disk.error.swap(Some(why.into())).is_none())
+    }
+
+    /// Whether it did not work before.
+    pub(super) fn disk_works(&self) -> bool {
+        self.disk.error.swap(None).is_some()
     }
 
     pub(super) fn set(&self, capacity: u64, over_http: bool) {
@@ -104,6 +154,42 @@ impl DestinationAccount {
         terms.dropped[cause as usize] += items;
     }
 
+    /// Counts items that were given up, also for whose they are.
+    pub(super) fn give_up(
+        &self,
+        signal: Signal,
+        owner: Option<&Account>,
+        cause: ExporterDropCause,
+        items: u64,
+    ) {
+        self.dropped(signal, cause, items);
+        if let Some(owner) = owner {
+            owner.add_dropped(stage(cause), items);
+        }
+    }
+
+    pub(super) fn stored(&self, signal: Signal, items: u64) {
+        self.lock(signal).on_disk += items;
+    }
+
+    pub(super) fn unstored(&self, signal: Signal, items: u64) {
+        self.lock(signal).on_disk -= items;
+    }
+
+    /// A file was opened that has `items` and should have `missing` more. What is not of this process is recovered; what
+    /// is not there any more is given up and returned.
+    pub(super) fn found(&self, signal: Signal, items: u64, missing: u64) -> u64 {
+        let mut terms = self.lock(signal);
+        let expected = terms.on_disk.max(items + missing);
+        let (recovered, lost) = (expected - terms.on_disk, expected - items);
+        terms.recovered += recovered;
+        terms.queued += recovered;
+        terms.on_disk = items;
+        terms.queued -= lost;
+        terms.dropped[ExporterDropCause::Corrupted as usize] += lost;
+        lost
+    }
+
     pub(super) fn retried(&self, signal: Signal) {
         self.lock(signal).retries += 1;
     }
@@ -123,5 +209,20 @@ impl DestinationAccount {
             Signal::Logs => &self.logs,
         };
         terms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a probe's account calls a destination's cause.
+fn stage(cause: ExporterDropCause) -> ProbeDropStage {
+    match cause {
+        ExporterDropCause::Channel => ProbeDropStage::Channel,
+        ExporterDropCause::QueueFull | ExporterDropCause::Expired | ExporterDropCause::Corrupted => {
+            ProbeDropStage::Queue
+        }
+        // Points are in no probe's account.
+        ExporterDropCause::Rejected | ExporterDropCause::TooLarge | ExporterDropCause::Baseline => {
+            ProbeDropStage::Rejected
+        }
+        ExporterDropCause::Shutdown => ProbeDropStage::Shutdown,
     }
 }

@@ -1,4 +1,4 @@
-//! The queue of one destination: bounded in bytes for each signal, the oldest goes when it is full.
+//! The queue of one destination in memory: bounded in bytes for each signal, the oldest goes when it is full.
 //!
 //! Metrics may go, for cumulative points supersede each other; logs are kept to the bound and what goes is
 //! counted.
@@ -17,6 +17,17 @@ pub(super) struct Item {
     pub(super) request: Encoded,
     /// Whose records they are.
     pub(super) account: Option<Arc<Account>>,
+    /// Its place in the order of its signal.
+    pub(super) number: i64,
+    /// Whether it is on disk too.
+    pub(super) on_disk: bool,
+}
+
+impl Item {
+    /// A request that is new in line.
+    pub(super) fn new(signal: Signal, request: Encoded, account: Option<Arc<Account>>) -> Self {
+        Self { signal, request, account, number: 0, on_disk: false }
+    }
 }
 
 /// Requests that wait, in order of arrival within a signal.
@@ -41,15 +52,24 @@ impl Queue {
     /// Puts a request in line; returns those that had to go, the oldest first. A request larger than the whole
     /// queue goes itself.
     pub(super) fn push(&mut self, item: Item) -> Vec<Item> {
-        match item.signal {
-            Signal::Metrics => self.metrics.push(item),
-            Signal::Logs => self.logs.push(item),
-        }
+        self.lane(item.signal).push(item)
     }
 
-    /// The next request. Events go first: they are few, and they are what an operator waits for.
-    pub(super) fn pop(&mut self) -> Option<Item> {
-        self.logs.pop().or_else(|| self.metrics.pop())
+    /// The next request of a signal.
+    pub(super) fn pop(&mut self, signal: Signal) -> Option<Item> {
+        self.lane(signal).pop()
+    }
+
+    /// Its number.
+    pub(super) fn first(&mut self, signal: Signal) -> Option<i64> {
+        self.lane(signal).items.front().map(|item| item.number)
+    }
+
+    fn lane(&mut self, signal: Signal) -> &mut Lane {
+        match signal {
+            Signal::Metrics => &mut self.metrics,
+            Signal::Logs => &mut self.logs,
+        }
     }
 }
 
@@ -80,7 +100,7 @@ mod tests {
     use super::*;
 
     fn item(signal: Signal, size: usize, items: u64) -> Item {
-        Item { signal, request: Encoded { bytes: vec![0; size].into(), items }, account: None }
+        Item::new(signal, Encoded { bytes: vec![0; size].into(), items }, None)
     }
 
     #[test]
@@ -92,7 +112,11 @@ mod tests {
         let evicted: Vec<u64> =
             queue.push(item(Signal::Metrics, 80, 4)).iter().map(|item| item.request.items).collect();
         assert_eq!(evicted, [2, 3]);
-        let order: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|item| item.request.items).collect();
+        let order: Vec<u64> = [Signal::Logs, Signal::Metrics]
+            .into_iter()
+            .flat_map(|signal| std::iter::from_fn(|| queue.pop(signal)).collect::<Vec<_>>())
+            .map(|item| item.request.items)
+            .collect();
         assert_eq!(order, [1, 4]);
         assert_eq!(queue.metrics.bytes + queue.logs.bytes, 0);
     }

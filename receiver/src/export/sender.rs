@@ -1,6 +1,6 @@
 //! The task of a Collector: takes requests into its queue and sends them one at a time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jitterscope_semconv::value::ExporterDropCause;
 use tokio::{
@@ -12,12 +12,14 @@ use tracing::{info, warn};
 use super::{
     Client, Signal,
     answer::Accepted,
+    line::Line,
     outbox::Parcel,
-    queue::{Item, Queue},
+    owners::Owners,
+    queue::Item,
     retry::{Backoff, Refusal, Verdict},
     shape::Shape,
     split::{REQUEST_BYTES, encode},
-    task::Inbox,
+    task::{End, Inbox},
 };
 use crate::{clock::Clock, config::Destination};
 
@@ -28,9 +30,9 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Sender {
     client: Client,
     shape: Shape,
-    queue: Queue,
+    line: Line,
     inbox: Inbox,
-    deadline: watch::Receiver<Option<Instant>>,
+    end: watch::Receiver<Option<End>>,
     open: bool,
     backoff: Backoff,
     /// When a failure was last logged, by cause.
@@ -63,14 +65,15 @@ impl Sender {
         client: Client,
         settings: &Destination,
         inbox: Inbox,
-        deadline: watch::Receiver<Option<Instant>>,
+        end: watch::Receiver<Option<End>>,
+        owners: Owners,
     ) -> Self {
         Self {
             client,
             shape: Shape::of(settings, Clock::read().now()),
-            queue: Queue::new(usize::try_from(settings.queue_memory).unwrap_or(usize::MAX)),
+            line: Line::new(settings, Arc::clone(&inbox.account), owners),
             inbox,
-            deadline,
+            end,
             open: true,
             backoff: Backoff::default(),
             told: BTreeMap::new(),
@@ -78,30 +81,32 @@ impl Sender {
     }
 
     /// Runs until its inbox is closed and everything is sent, or the time to end is over.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self) -> Owners {
+        self.line.open().await;
         loop {
-            match self.queue.pop() {
+            match self.line.pop().await {
                 Some(item) => {
-                    self.inbox.account.waited(item.signal, item.request.bytes.len());
                     if !self.deliver(item).await {
-                        return;
+                        break;
                     }
                 }
-                None if !self.open => return,
+                None if !self.open => break,
                 None => self.receive().await,
             }
         }
+        self.report_left();
+        self.line.close().await
     }
 
     /// Takes the next request from the channel into the queue.
     async fn receive(&mut self) {
         match self.inbox.receiver.recv().await {
-            Some(parcel) => self.enqueue(&parcel),
+            Some(parcel) => self.enqueue(&parcel).await,
             None => self.open = false,
         }
     }
 
-    fn enqueue(&mut self, parcel: &Parcel) {
+    async fn enqueue(&mut self, parcel: &Parcel) {
         let signal = parcel.payload.signal();
         let shaped = self.shape.apply(&parcel.payload);
         let (payload, absorbed) =
@@ -111,12 +116,7 @@ impl Sender {
             if payload.items() == 0 { (Vec::new(), 0) } else { encode(payload, REQUEST_BYTES) };
         self.inbox.dropped(signal, parcel.account.as_deref(), ExporterDropCause::TooLarge, too_large);
         for request in requests {
-            self.inbox.account.wait(signal, request.bytes.len());
-            let evicted = self.queue.push(Item { signal, request, account: parcel.account.clone() });
-            for item in evicted {
-                self.inbox.account.waited(signal, item.request.bytes.len());
-                self.inbox.given_up(&item, ExporterDropCause::QueueFull);
-            }
+            self.line.push(Item::new(signal, request, parcel.account.clone())).await;
         }
     }
 
@@ -129,21 +129,23 @@ impl Sender {
             }
             let sent = self.client.export(item.signal, item.request.bytes.clone());
             let Some(answer) = self.meanwhile(sent).await else {
-                return self.give_up(&item);
+                return self.give_up(item).await;
             };
             match answer.map_err(|refusal| (refusal.verdict(), refusal)) {
                 Ok(accepted) => {
+                    self.line.done(&item).await;
                     self.accepted(&item, &accepted);
                     return true;
                 }
                 Err((Verdict::Never, refusal)) => {
+                    self.line.done(&item).await;
                     self.refused(&item, &refusal);
                     return true;
                 }
                 Err((Verdict::Again(delay), refusal)) => {
                     let wait = self.again(item.signal, &refusal, delay);
                     if self.meanwhile(sleep(wait)).await.is_none() {
-                        return self.give_up(&item);
+                        return self.give_up(item).await;
                     }
                 }
             }
@@ -165,10 +167,13 @@ impl Sender {
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
-            let until = *self.deadline.borrow_and_update();
+            let end = *self.end.borrow_and_update();
+            if end.is_some_and(|end| end.handed_over && !self.open) {
+                return None;
+            }
             let over = async {
-                match until {
-                    Some(deadline) => timeout_at(deadline, std::future::pending::<()>()).await.is_err(),
+                match end {
+                    Some(end) => timeout_at(end.at, std::future::pending::<()>()).await.is_err(),
                     None => std::future::pending().await,
                 }
             };
@@ -176,11 +181,11 @@ impl Sender {
                 biased;
                 done = &mut work => return Some(done),
                 received = self.inbox.receiver.recv(), if self.open => match received {
-                    Some(parcel) => self.enqueue(&parcel),
+                    Some(parcel) => self.enqueue(&parcel).await,
                     None => self.open = false,
                 },
                 _ = over => return None,
-                Ok(()) = self.deadline.changed() => {}
+                Ok(()) = self.end.changed() => {}
             }
         }
     }
@@ -205,21 +210,25 @@ impl Sender {
         self.tell(Cause::of(refusal), &format!("refused {} for good: {refusal}", item.request.items));
     }
 
-    /// Everything that is left at the end is counted and reported. Always false: there is nothing to go on with.
-    fn give_up(&mut self, item: &Item) -> bool {
+    /// Everything that is left at the end is on disk or counted. Always false: there is nothing to go on with.
+    async fn give_up(&mut self, item: Item) -> bool {
         self.inbox.receiver.close();
         while let Ok(parcel) = self.inbox.receiver.try_recv() {
-            self.enqueue(&parcel);
+            self.enqueue(&parcel).await;
         }
-        let mut left = item.request.items;
-        self.inbox.given_up(item, ExporterDropCause::Shutdown);
-        while let Some(item) = self.queue.pop() {
-            left += item.request.items;
-            self.inbox.account.waited(item.signal, item.request.bytes.len());
-            self.inbox.given_up(&item, ExporterDropCause::Shutdown);
+        let items = self.line.leave(item).await;
+        if items > 0 {
+            warn!(destination = self.inbox.account.name, items, "not delivered within the grace period");
         }
-        warn!(destination = self.inbox.account.name, items = left, "not delivered within the grace period");
         false
+    }
+
+    fn report_left(&self) {
+        let left = [Signal::Metrics, Signal::Logs].map(|signal| self.inbox.account.terms(signal).on_disk);
+        if left != [0; 2] {
+            let [metrics, logs] = left;
+            info!(destination = self.inbox.account.name, metrics, logs, "left in the queue on disk");
+        }
     }
 
     fn tell(&mut self, cause: Cause, what: &str) {

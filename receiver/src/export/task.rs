@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
+use jitterscope_semconv::value::ExporterDropCause;
 use tokio::{
     sync::{
         mpsc::{Receiver, channel},
@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::{
     Client, DestinationAccount, Outbox, Signal,
     outbox::{Address, CHANNEL, Parcel},
+    owners::Owners,
     queue::Item,
     sender::Sender,
     text::Text,
@@ -48,14 +49,25 @@ struct Running {
     /// What it was made of, for a Collector.
     settings: Option<Box<config::Destination>>,
     address: Address,
-    task: JoinHandle<()>,
-    deadline: watch::Sender<Option<Instant>>,
+    /// None when another destination waits for it, to go on with its queue on disk.
+    task: Option<JoinHandle<Owners>>,
+    end: watch::Sender<Option<End>>,
+}
+
+/// When a destination's task is to end although not everything is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// At this time in any case.
+    pub(super) at: Instant,
+    /// As soon as nothing more can come: another goes on with its queue on disk.
+    pub(super) handed_over: bool,
 }
 
 /// The running destinations.
 #[derive(Default)]
 pub struct Exporters {
     running: Vec<Running>,
+    owners: Owners,
 }
 
 impl Exporters {
@@ -75,11 +87,11 @@ impl Exporters {
             let same = former.iter().position(|running| running.is(&destination));
             self.running.push(match same {
                 Some(at) => former.swap_remove(at),
-                None => Running::start(destination, &former),
+                None => Running::start(destination, &mut former, self.owners.clone()),
             });
         }
         let addresses = self.running.iter().map(|running| running.address.clone());
-        (Self { running: former }, Outbox::new(addresses.collect()))
+        (Self { running: former, owners: self.owners.clone() }, Outbox::new(addresses.collect()))
     }
 
     /// Their accounts.
@@ -89,7 +101,7 @@ impl Exporters {
 
     /// Waits until everything is sent or the grace period is over. The outbox must be gone before.
     pub async fn drain(self, grace: Duration) {
-        let tasks: Vec<_> = self.running.into_iter().map(|running| running.end(grace)).collect();
+        let tasks: Vec<_> = self.running.into_iter().filter_map(|running| running.end(grace)).collect();
         for task in tasks {
             if let Err(error) = task.await {
                 warn!(%error, "a destination's task broke");
@@ -99,12 +111,16 @@ impl Exporters {
 }
 
 impl Running {
-    /// Starts a task. One of the same name that ends has its account continued.
-    fn start(destination: Destination, former: &[Self]) -> Self {
+    /// Starts a task. One of the same name that ends has its account continued, one with the same queue on disk has that
+    /// continued.
+    fn start(destination: Destination, former: &mut [Self], owners: Owners) -> Self {
         let (settings, signals) = match &destination.sink {
             Sink::Otlp(_, settings) => (Some(settings.clone()), settings.signals),
             Sink::Text(_) | Sink::Json(_) => (None, Signals::ALL),
         };
+        let disk = settings.as_ref().and_then(|settings| settings.queue_disk.as_ref());
+        let mut same_disk = former.iter_mut().filter(|running| disk.is_some_and(|disk| running.keeps(disk)));
+        let predecessor = same_disk.next().and_then(|running| running.task.take());
         let mut former = former.iter().map(|running| &running.address.account);
         let account = former.find(|account| account.name == destination.name).map(Arc::clone);
         let account = account.unwrap_or_else(|| Arc::new(DestinationAccount::new(destination.name)));
@@ -112,10 +128,16 @@ impl Running {
         let over_http = settings.as_ref().is_some_and(|of| of.protocol == Protocol::HttpProtobuf);
         account.set(capacity, over_http);
         let (sender, receiver) = channel(CHANNEL);
-        let (deadline, until) = watch::channel(None);
+        let (end, until) = watch::channel(None);
         let inbox = Inbox { receiver, account: Arc::clone(&account) };
-        let task = tokio::spawn(run(destination.sink, inbox, until));
-        Self { settings, address: Address { signals, account, sender }, task, deadline }
+        let task = tokio::spawn(run(destination.sink, inbox, until, (predecessor, owners)));
+        Self { settings, address: Address { signals, account, sender }, task: Some(task), end }
+    }
+
+    /// Whether its queue is in the same place on disk.
+    fn keeps(&self, disk: &config::DiskQueue) -> bool {
+        let own = self.settings.as_ref().and_then(|settings| settings.queue_disk.as_ref());
+        own.is_some_and(|own| own.path == disk.path)
     }
 
     /// Whether this is what is wanted. Standard output is made anew: it holds nothing back.
@@ -129,8 +151,9 @@ impl Running {
     }
 
     /// Takes nothing more; the task ends with what it has or with the grace period.
-    fn end(self, grace: Duration) -> JoinHandle<()> {
-        self.deadline.send_replace(Some(Instant::now() + grace));
+    fn end(self, grace: Duration) -> Option<JoinHandle<Owners>> {
+        let end = End { at: Instant::now() + grace, handed_over: self.task.is_none() };
+        self.end.send_replace(Some(end));
         self.task
     }
 }
@@ -141,12 +164,24 @@ pub(super) struct Inbox {
     pub(super) account: Arc<DestinationAccount>,
 }
 
-async fn run(sink: Sink, inbox: Inbox, deadline: watch::Receiver<Option<Instant>>) {
+async fn run(
+    sink: Sink,
+    inbox: Inbox,
+    end: watch::Receiver<Option<End>>,
+    (predecessor, owners): (Option<JoinHandle<Owners>>, Owners),
+) -> Owners {
+    let owners = match predecessor {
+        Some(task) => task.await.unwrap_or(owners),
+        None => owners,
+    };
     match sink {
-        Sink::Otlp(client, settings) => Sender::new(*client, &settings, inbox, deadline).run().await,
+        Sink::Otlp(client, settings) => {
+            return Sender::new(*client, &settings, inbox, end, owners).run().await;
+        }
         Sink::Text(text) => write_text(inbox, *text).await,
         Sink::Json(out) => write_json(inbox, out).await,
     }
+    owners
 }
 
 async fn write_json(mut inbox: Inbox, mut out: Box<dyn Write + Send>) {
@@ -233,27 +268,11 @@ impl Inbox {
         cause: ExporterDropCause,
         items: u64,
     ) {
-        self.account.dropped(signal, cause, items);
-        if let Some(account) = account {
-            account.add_dropped(stage(cause), items);
-        }
+        self.account.give_up(signal, account, cause, items);
     }
 
     /// The same for a request of the queue.
     pub(super) fn given_up(&self, item: &Item, cause: ExporterDropCause) {
         self.dropped(item.signal, item.account.as_deref(), cause, item.request.items);
-    }
-}
-
-/// What a probe's account calls a destination's cause.
-fn stage(cause: ExporterDropCause) -> ProbeDropStage {
-    match cause {
-        ExporterDropCause::Channel => ProbeDropStage::Channel,
-        ExporterDropCause::QueueFull => ProbeDropStage::Queue,
-        // Points are in no probe's account.
-        ExporterDropCause::Rejected | ExporterDropCause::TooLarge | ExporterDropCause::Baseline => {
-            ProbeDropStage::Rejected
-        }
-        ExporterDropCause::Shutdown => ProbeDropStage::Shutdown,
     }
 }

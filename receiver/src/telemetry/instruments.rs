@@ -32,6 +32,7 @@ pub(super) fn register(meter: &Meter, observed: &Observed) -> Destinations {
     entities(meter, observed);
     counters(meter, observed);
     queues(meter, &destinations);
+    disks(meter, observed);
     outcomes(meter, &destinations);
     process_cost(meter);
     destinations
@@ -247,7 +248,29 @@ fn queues(meter: &Meter, destinations: &Destinations) {
         counter(meter, metric, read);
     };
     total(&metric::EXPORTER_PRODUCED, |figures| figures.terms.produced);
+    total(&metric::EXPORTER_RECOVERED, |figures| figures.terms.recovered);
     total(&metric::EXPORTER_RETRIES, |figures| figures.terms.retries);
+}
+
+fn disks(meter: &Meter, observed: &Observed) {
+    let each = |figure: fn(&DestinationAccount, (u64, u64)) -> u64| {
+        let accounts = Arc::clone(&observed.destinations);
+        move |emit: &mut dyn FnMut(u64, &[KeyValue])| {
+            for account in accounts.load().iter() {
+                if let Some(disk) = account.disk() {
+                    emit(figure(account, disk), &[of(&key::EXPORTER_DESTINATION, account.name.clone())]);
+                }
+            }
+        }
+    };
+    let now = |metric, figure| {
+        let each = each(figure);
+        amount(meter, metric, move |to| each(&mut |value, of| to(signed(value), of)));
+    };
+    now(&metric::EXPORTER_QUEUE_DISK_SIZE, |_, (bytes, _)| bytes);
+    now(&metric::EXPORTER_QUEUE_DISK_LIMIT, |_, (_, limit)| limit);
+    let failures = each(|account, _| account.disk_failures());
+    counter(meter, &metric::EXPORTER_QUEUE_DISK_FAILURES, move |to| failures(to));
 }
 
 fn outcomes(meter: &Meter, destinations: &Destinations) {

@@ -223,3 +223,25 @@ fn a_probe_cannot_be_required_and_off() {
         ["probes.netdev.required = true: contradicts enabled = false"]
     );
 }
+
+#[test]
+fn a_queue_on_disk_needs_a_directory_of_its_own() {
+    let destination = |disk: &str| format!("{{endpoint: 'http://a:1', queue: {{disk: {{{disk}}}}}}}");
+    let found = |disks: &[&str]| {
+        let list: Vec<String> = disks.iter().map(|disk| destination(disk)).collect();
+        problems_of_yaml(&format!("export: {{otlp: [{}]}}", list.join(", ")))
+    };
+    assert_eq!(
+        found(&["path: queue", "path: /etc/passwd", "path: /b", "path: /a, size: 1MiB, max_age: 1ms"]),
+        [
+            "export.otlp[0].queue.disk.path = queue: is no absolute path",
+            "export.otlp[1].queue.disk.path = /etc/passwd: is no directory",
+            "export.otlp[3].queue.disk.size = 1MiB: allowed: a size, 16MiB to 1024GiB",
+            "export.otlp[3].queue.disk.max_age = 1ms: allowed: a duration, 1s to 720h",
+        ]
+    );
+    assert_eq!(
+        found(&["path: /a/b", "path: /a//b/"]),
+        ["export.otlp = /a/b: two destinations have their queue.disk.path here, each needs its own"]
+    );
+}

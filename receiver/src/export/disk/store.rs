@@ -1,0 +1,213 @@
+//! A queue on disk, an `SQLite` database: a table for each signal, a row for each request, in the order of their numbers. A
+//! change is whole or not there at all, whenever the process is killed and whatever the disk does.
+
+use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::PathBuf};
+
+use jitterscope_semconv::value::ExporterDropCause;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::{
+    error::StoreError,
+    file::{self, FILE},
+    mend,
+    rows::{self, Gone, Lane, Limits, Row},
+};
+use crate::{config::DiskQueue, export::Signal};
+
+/// Bytes of a page, as in a new database.
+const PAGE: u64 = 4096;
+/// What the write-ahead log may take: what waits for a checkpoint, and one change with the largest request.
+pub(crate) const WAL_BYTES: u64 = 8 << 20;
+/// Pages beyond which an empty file is made small again.
+const SHRINK_PAGES: i64 = 1024;
+
+/// What was found in a file.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By signal, in the order of `Signal::ALL`.
+    pub(super) lanes: [Lane; 2],
+    /// Where a file was put that could not be used as it was, and why.
+    pub(super) aside: Vec<(PathBuf, String)>,
+}
+
+/// An open file.
+pub(super) struct Store {
+    db: Connection,
+    path: PathBuf,
+    pages: i64,
+}
+
+impl Store {
+    /// Opens the file of a directory, or makes both. What is `done`, up to these numbers, is removed first.
+    pub(super) fn open(settings: &DiskQueue, done: [i64; 2]) -> Result<(Self, Found), StoreError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&settings.path)?;
+        // SQLite's own word for it would be an I/O error.
+        rustix::fs::access(&settings.path, rustix::fs::Access::WRITE_OK).map_err(io::Error::from)?;
+        let mut aside = Vec::new();
+        let opened = Self::connect(settings, FILE, &mut aside).and_then(|mut store| {
+            let lanes = store.survey(done)?;
+            Ok((store, lanes))
+        });
+        match opened {
+            Ok((store, lanes)) => Ok((store, Found { lanes, aside })),
+            Err(StoreError::Damaged(why)) => Self::mend(settings, done, &why),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts what can be read of a damaged file into a new one, which takes its place.
+    pub(super) fn mend(settings: &DiskQueue, done: [i64; 2], why: &str) -> Result<(Self, Found), StoreError> {
+        let (aside, expected) = mend::mend(settings)?;
+        let mut store = Self::connect(settings, FILE, &mut Vec::new())?;
+        let mut lanes = store.survey(done)?;
+        for (lane, expected) in lanes.iter_mut().zip(expected) {
+            lane.missing = (expected - lane.items).max(0);
+        }
+        Ok((store, Found { lanes, aside: vec![(aside, format!("damaged: {why}"))] }))
+    }
+
+    /// Opens a file of the directory; one that is no queue of this version is put aside.
+    pub(super) fn connect(
+        settings: &DiskQueue,
+        name: &str,
+        aside: &mut Vec<(PathBuf, String)>,
+    ) -> Result<Self, StoreError> {
+        let path = settings.path.join(name);
+        let db = file::connect(&path, aside)?;
+        let pages = (settings.size - WAL_BYTES) / PAGE;
+        Ok(Self { db, path, pages: i64::try_from(pages).unwrap_or(i64::MAX) })
+    }
+
+    /// Counts what is there.
+    fn survey(&mut self, done: [i64; 2]) -> Result<[Lane; 2], StoreError> {
+        for (signal, done) in Signal::ALL.into_iter().zip(done) {
+            self.remove(signal, done)?;
+        }
+        let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
+        let mut lanes = [Lane::default(); 2];
+        for (lane, signal) in lanes.iter_mut().zip(Signal::ALL) {
+            *lane = rows::count(&change, signal)?;
+            change
+                .execute("UPDATE held SET items = ? WHERE signal = ?", params![lane.items, signal.name()])?;
+        }
+        change.commit()?;
+        Ok(lanes)
+    }
+
+    /// Puts a request in line; returns what had to go for it, which may be itself.
+    pub(super) fn append(&mut self, row: &Row, limits: Limits) -> Result<Vec<Gone>, StoreError> {
+        let room = self.pages;
+        // Its pages, and one each of the two trees that may be split.
+        let need = i64::try_from(row.body.len() as u64 / PAGE).unwrap_or(i64::MAX).saturating_add(3);
+        let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
+        let mut gone = rows::expire(&change, limits)?;
+        while need < room && rows::used(&change)? + need > room {
+            let Some(oldest) = rows::evict(&change, row.signal, limits)? else { break };
+            gone.push(oldest);
+        }
+        if rows::used(&change)? + need > room {
+            gone.push(Gone::of(row, ExporterDropCause::QueueFull));
+        } else {
+            rows::insert(&change, row)?;
+        }
+        change.commit()?;
+        Ok(gone)
+    }
+
+    /// Puts a request back in its place.
+    pub(super) fn insert(&mut self, row: &Row) -> Result<(), StoreError> {
+        let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
+        rows::insert(&change, row)?;
+        Ok(change.commit()?)
+    }
+
+    /// The next request of a signal after those that were taken and before this number. It stays in the file.
+    pub(super) fn next(&self, signal: Signal, after: i64, before: i64) -> Result<Option<Row>, StoreError> {
+        let text = format!(
+            "SELECT number, time, run, items, probe, body FROM {} WHERE number > ? AND number < ? \
+             ORDER BY number LIMIT 1",
+            signal.name()
+        );
+        let row = self.db.query_row(&text, [after, before], |row| {
+            Ok(Row {
+                signal,
+                number: row.get(0)?,
+                time: row.get(1)?,
+                run: row.get(2)?,
+                items: row.get(3)?,
+                probe: row.get(4)?,
+                body: row.get(5)?,
+            })
+        });
+        Ok(row.optional()?)
+    }
+
+    /// The number of the next or, from the other end, the last request between two numbers, and how many items it has.
+    /// Its body is not read.
+    pub(super) fn neighbour(
+        &self,
+        signal: Signal,
+        between: (i64, i64),
+        last: bool,
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        let order = if last { "DESC" } else { "ASC" };
+        let text = format!(
+            "SELECT number, items FROM {} WHERE number > ? AND number < ? ORDER BY number {order} LIMIT 1",
+            signal.name()
+        );
+        let found = self.db.query_row(&text, [between.0, between.1], |row| Ok((row.get(0)?, row.get(1)?)));
+        Ok(found.optional()?)
+    }
+
+    /// How much the file says that there is of a signal.
+    pub(super) fn held(&self, signal: Signal) -> Result<i64, StoreError> {
+        let text = "SELECT items FROM held WHERE signal = ?";
+        Ok(self.db.query_row(text, [signal.name()], |row| row.get(0))?)
+    }
+
+    /// Gives up what has waited too long.
+    pub(super) fn expire(&mut self, limits: Limits) -> Result<Vec<Gone>, StoreError> {
+        if !rows::any_expired(&self.db, limits)? {
+            return Ok(Vec::new());
+        }
+        let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
+        let gone = rows::expire(&change, limits)?;
+        change.commit()?;
+        Ok(gone)
+    }
+
+    /// Removes requests of a signal up to a number.
+    pub(super) fn remove(&mut self, signal: Signal, number: i64) -> Result<(), StoreError> {
+        let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
+        let sum = format!("SELECT coalesce(sum(items), 0) FROM {} WHERE number <= ?", signal.name());
+        let items: i64 = change.query_row(&sum, [number], |row| row.get(0))?;
+        change.execute(&format!("DELETE FROM {} WHERE number <= ?", signal.name()), [number])?;
+        rows::hold(&change, signal, -items)?;
+        change.commit()?;
+        self.shrink();
+        Ok(())
+    }
+
+    /// Gives the disk back what an outage took, once nothing waits.
+    fn shrink(&self) {
+        let pages = |name: &str| self.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (Ok(all), Ok(free)) = (pages("page_count"), pages("freelist_count")) else { return };
+        if all > SHRINK_PAGES && all - free <= 16 {
+            // Where it fails, the pages are used again.
+            let _ = self.db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);");
+        }
+    }
+
+    /// Bytes that are in use.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(rows::used(&self.db).unwrap_or_default()).unwrap_or_default() * PAGE
+    }
+
+    /// Whether the file is still where it was opened.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+}
+
+#[cfg(test)]
+mod tests;
