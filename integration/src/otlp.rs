@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod deliver;
+pub mod proxy;
 pub mod server;
 
 use http::HeaderMap;
@@ -10,7 +11,7 @@ use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
 };
 use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 
 /// Which signal a request was of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Received {
     pub signal: Signal,
     /// The numbers of the points or records in it, in order.
     pub numbers: Vec<u64>,
+    /// The message.
+    pub body: Bytes,
 }
 
 /// The numbers in an encoded request: the times of its points or records.
@@ -84,6 +87,7 @@ pub fn numbers(signal: Signal, body: &[u8]) -> Result<Vec<u64>, prost::DecodeErr
 fn times(metric: &Metric) -> Vec<u64> {
     match &metric.data {
         Some(Data::Gauge(gauge)) => gauge.data_points.iter().map(|point| point.time_unix_nano).collect(),
+        // None of the numbered points.
         _ => Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use jitterscope::probe::PROBES;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -41,6 +41,25 @@ pub struct Account {
     /// No room in the ring.
     pub lost: u64,
     /// Given up in user space.
+    pub dropped: u64,
+}
+
+/// The account of a destination and signal, as the receiver reports it at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Which destination.
+    pub destination: String,
+    /// Which signal.
+    pub signal: String,
+    /// Given to it.
+    pub produced: u64,
+    /// Left by an earlier process.
+    pub recovered: u64,
+    /// Taken by the server.
+    pub delivered: u64,
+    /// Left on disk.
+    pub queued: u64,
+    /// Given up.
     pub dropped: u64,
 }
 
@@ -237,23 +256,51 @@ impl Receiver {
     /// # Errors
     /// There is none.
     pub fn account(&self, probe: &str) -> Result<Account> {
-        for line in self.log().lines() {
-            let line: Value = serde_json::from_str(line).unwrap_or_default();
-            let fields = &line["fields"];
-            if fields["message"] == "account" && fields["probe"] == probe {
-                let term =
-                    |name: &str| fields[name].as_u64().with_context(|| format!("no {name} in {fields}"));
-                return Ok(Account {
-                    seen: term("seen")?,
-                    exported: term("exported")?,
-                    suppressed: term("suppressed")?,
-                    lost: term("lost")?,
-                    dropped: term("dropped")?,
-                });
-            }
-        }
-        bail!("no account of {probe} in {}", self.log())
+        let fields = self.accounts().into_iter().find(|fields| fields["probe"] == probe);
+        let fields = fields.with_context(|| format!("no account of {probe} in {}", self.log()))?;
+        Ok(Account {
+            seen: term(&fields, "seen")?,
+            exported: term(&fields, "exported")?,
+            suppressed: term(&fields, "suppressed")?,
+            lost: term(&fields, "lost")?,
+            dropped: term(&fields, "dropped")?,
+        })
     }
+
+    /// The accounts of the destinations in the log of a receiver that has ended.
+    ///
+    /// # Errors
+    /// One of them is not complete.
+    pub fn deliveries(&self) -> Result<Vec<Delivered>> {
+        let of = |fields: &Value| {
+            Ok(Delivered {
+                destination: fields["destination"].as_str().unwrap_or_default().to_owned(),
+                signal: fields["signal"].as_str().unwrap_or_default().to_owned(),
+                produced: term(fields, "produced")?,
+                recovered: term(fields, "recovered")?,
+                delivered: term(fields, "delivered")?,
+                queued: term(fields, "queued")?,
+                dropped: term(fields, "dropped")?,
+            })
+        };
+        let accounts = self.accounts();
+        accounts.iter().filter(|fields| fields["destination"].is_string()).map(of).collect()
+    }
+
+    /// The fields of all accounts in the log.
+    fn accounts(&self) -> Vec<Value> {
+        let log = self.log();
+        let fields = log.lines().map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["fields"].take()
+        });
+        fields.filter(|fields| fields["message"] == "account").collect()
+    }
+}
+
+/// A number of a line of the log.
+fn term(fields: &Value, name: &str) -> Result<u64> {
+    fields[name].as_u64().with_context(|| format!("no {name} in {fields}"))
 }
 
 /// The probes that the built receiver can run on this kernel, as `jitterscope probes` tells.

@@ -12,6 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::HeaderMap;
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+};
+use prost::{Message, bytes::Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -19,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::{Protocol, Received, Signal, numbers};
+use crate::telemetry::Telemetry;
 
 /// What the server does with a request; it is read in any case.
 #[derive(Clone, Debug)]
@@ -123,6 +128,20 @@ impl Server {
         received.flat_map(|request| request.numbers).collect()
     }
 
+    /// All that has come in.
+    #[must_use]
+    pub fn telemetry(&self) -> Telemetry {
+        let mut telemetry = Telemetry::default();
+        for request in self.state.received.lock().unwrap().iter() {
+            let body = request.body.as_ref();
+            match request.signal {
+                Signal::Metrics => telemetry.metrics.push(ExportMetricsServiceRequest::decode(body).unwrap()),
+                Signal::Logs => telemetry.logs.push(ExportLogsServiceRequest::decode(body).unwrap()),
+            }
+        }
+        telemetry
+    }
+
     /// How many connections it has taken.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -184,7 +203,8 @@ impl State {
     fn take(&self, path: String, headers: HeaderMap, body: &[u8]) -> Reply {
         let signal = if path.to_lowercase().contains("logs") { Signal::Logs } else { Signal::Metrics };
         let numbers = numbers(signal, body).unwrap();
-        self.received.lock().unwrap().push(Received { path, headers, signal, numbers });
+        let body = Bytes::copy_from_slice(body);
+        self.received.lock().unwrap().push(Received { path, headers, signal, numbers, body });
         self.script.lock().unwrap().pop_front().unwrap_or_else(Reply::ok)
     }
 }
