@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jitterscope_integration::network::free_addresses;
-use jitterscope_integration::otlp::deliver::{Bed, given_up, until};
+use jitterscope_integration::otlp::deliver::{self, Bed, given_up, until};
 use jitterscope_integration::otlp::server::{Reply, Server};
 use jitterscope_integration::otlp::{Protocol, Signal};
 use jitterscope_integration::requirements;
@@ -130,11 +130,21 @@ async fn what_is_moved_to_another_endpoint_goes_there() {
     let place = Place::new(directory.path(), "");
     let mut bed = place.bed();
     store(&bed, Signal::Logs, 0..10).await;
+    let former = bed.account(0);
     let other = Server::start(Protocol::Http, []).await;
     let disk = format!("queue: {{disk: {{path: '{}'}}}}", directory.path().display());
-    bed.change(&[&format!("{}, {disk}", other.destination())]);
+    // A destination before it, so that it has another name than the former.
+    bed.change(&[&other.destination(), &format!("{}, {disk}", other.destination())]);
+    let account = bed.account(1);
     until("what waited", || (other.numbers(Signal::Logs).len() == 10).then_some(())).await;
-    bed.settled(Signal::Logs).await;
+    let terms = until("it is counted", || {
+        let terms = deliver::terms(&account, Signal::Logs);
+        (terms.delivered == 10).then_some(terms)
+    })
+    .await;
+    assert_eq!((terms.produced, terms.recovered, terms.queued), (0, 10, 0));
+    let terms = deliver::terms(&former, Signal::Logs);
+    assert_eq!((terms.produced, terms.dropped(ExporterDropCause::HandedOver), terms.queued), (10, 10, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

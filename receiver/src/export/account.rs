@@ -17,7 +17,7 @@ use crate::account::Account;
 pub struct Terms {
     /// Given to the destination.
     pub produced: u64,
-    /// Left on disk by an earlier process.
+    /// Left on disk by an earlier process, or by another destination before a reload.
     pub recovered: u64,
     /// Taken by the server.
     pub delivered: u64,
@@ -176,6 +176,15 @@ impl DestinationAccount {
         self.lock(signal).on_disk -= items;
     }
 
+    /// What is on disk is another destination's business from now on, which finds and counts it.
+    pub(super) fn hand_over(&self) {
+        for signal in Signal::ALL {
+            let items = self.terms(signal).on_disk;
+            self.unstored(signal, items);
+            self.dropped(signal, ExporterDropCause::HandedOver, items);
+        }
+    }
+
     /// A file was opened that has `items` and should have `missing` more. What is not of this process is recovered; what
     /// is not there any more is given up and returned.
     pub(super) fn found(&self, signal: Signal, items: u64, missing: u64) -> u64 {
@@ -219,10 +228,11 @@ fn stage(cause: ExporterDropCause) -> ProbeDropStage {
         ExporterDropCause::QueueFull | ExporterDropCause::Expired | ExporterDropCause::Corrupted => {
             ProbeDropStage::Queue
         }
-        // Points are in no probe's account.
-        ExporterDropCause::Rejected | ExporterDropCause::TooLarge | ExporterDropCause::Baseline => {
-            ProbeDropStage::Rejected
-        }
+        // Points are in no probe's account, and what was handed over is not given up.
+        ExporterDropCause::HandedOver
+        | ExporterDropCause::Rejected
+        | ExporterDropCause::TooLarge
+        | ExporterDropCause::Baseline => ProbeDropStage::Rejected,
         ExporterDropCause::Shutdown => ProbeDropStage::Shutdown,
     }
 }

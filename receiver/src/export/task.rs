@@ -120,7 +120,10 @@ impl Running {
         };
         let disk = settings.as_ref().and_then(|settings| settings.queue_disk.as_ref());
         let mut same_disk = former.iter_mut().filter(|running| disk.is_some_and(|disk| running.keeps(disk)));
-        let predecessor = same_disk.next().and_then(|running| running.task.take());
+        let predecessor = same_disk.next().and_then(|running| {
+            let task = running.task.take()?;
+            Some(Predecessor { task, account: Arc::clone(&running.address.account) })
+        });
         let mut former = former.iter().map(|running| &running.address.account);
         let account = former.find(|account| account.name == destination.name).map(Arc::clone);
         let account = account.unwrap_or_else(|| Arc::new(DestinationAccount::new(destination.name)));
@@ -164,14 +167,31 @@ pub(super) struct Inbox {
     pub(super) account: Arc<DestinationAccount>,
 }
 
+/// The task that had the queue on disk before.
+struct Predecessor {
+    task: JoinHandle<Owners>,
+    account: Arc<DestinationAccount>,
+}
+
+impl Predecessor {
+    /// Waits until it has left the queue, and where it was another destination, it has no part in it any more.
+    async fn end(self, account: &Arc<DestinationAccount>) -> Option<Owners> {
+        let owners = self.task.await;
+        if !Arc::ptr_eq(&self.account, account) {
+            self.account.hand_over();
+        }
+        owners.ok()
+    }
+}
+
 async fn run(
     sink: Sink,
     inbox: Inbox,
     end: watch::Receiver<Option<End>>,
-    (predecessor, owners): (Option<JoinHandle<Owners>>, Owners),
+    (predecessor, owners): (Option<Predecessor>, Owners),
 ) -> Owners {
     let owners = match predecessor {
-        Some(task) => task.await.unwrap_or(owners),
+        Some(predecessor) => predecessor.end(&inbox.account).await.unwrap_or(owners),
         None => owners,
     };
     match sink {
