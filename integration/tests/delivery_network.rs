@@ -136,7 +136,35 @@ async fn grpc_goes_over_a_unix_socket_that_comes_late_and_again() {
     assert!(unique.into_iter().eq(0..10));
 }
 
-/// A headless service of Kubernetes: its name has the address of a pod, and of another one after that has gone.
+/// A receiver for which `collector.test` has the address in a file, as for a headless service of Kubernetes, whose name has the
+/// address of a pod, and of another one after that has gone.
+struct Named {
+    names: tempfile::NamedTempFile,
+    _receiver: Receiver,
+}
+
+impl Named {
+    fn start(port: u16, protocol: Protocol) -> Self {
+        let names = tempfile::NamedTempFile::new().unwrap();
+        fs::write(names.path(), "127.0.0.1 collector.test\n").unwrap();
+        let hide = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", names.path().display());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &hide]);
+        let set = format!(
+            "export.otlp=[{{endpoint: 'http://collector.test:{port}', protocol: {}, timeout: 500ms}}]",
+            protocol.name()
+        );
+        let _receiver = Receiver::start_by(command, &["--set", &set]).unwrap();
+        Self { names, _receiver }
+    }
+
+    fn moves_to(&self, address: [u8; 4], port: u16) -> SocketAddr {
+        let address = SocketAddr::from((address, port));
+        fs::write(self.names.path(), format!("{} collector.test\n", address.ip())).unwrap();
+        address
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_is_looked_up_again_for_every_new_connection() {
     if !requirements::met(&["unshare", "mount"]) {
@@ -144,22 +172,44 @@ async fn a_name_is_looked_up_again_for_every_new_connection() {
     }
     for protocol in Protocol::BOTH {
         let former = Server::start(protocol, []).await;
-        let names = tempfile::NamedTempFile::new().unwrap();
-        let name_is = |address: &str| fs::write(names.path(), format!("{address} collector.test\n")).unwrap();
-        name_is("127.0.0.1");
-        let hide = format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", names.path().display());
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", &hide]);
         let port = former.address.port();
-        let set = format!(
-            "export.otlp=[{{endpoint: 'http://collector.test:{port}', protocol: {}}}]",
-            protocol.name()
-        );
-        let _receiver = Receiver::start_by(command, &["--set", &set]).unwrap();
+        let name = Named::start(port, protocol);
         until("a request", || (!former.received().is_empty()).then_some(())).await;
-        name_is("127.0.0.2");
+        let next = name.moves_to([127, 0, 0, 2], port);
         drop(former);
-        let next = Server::start_at(SocketAddr::from(([127, 0, 0, 2], port)), protocol, None, []).await;
+        let next = Server::start_at(next, protocol, None, []).await;
         until("a request at the new address", || (!next.received().is_empty()).then_some(())).await;
+    }
+}
+
+/// Takes connections and keeps them, and never says a word.
+async fn mute() -> (SocketAddr, tokio::task::JoinHandle<()>, tokio::sync::watch::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (count, counted) = tokio::sync::watch::channel(0);
+    let task = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+            count.send_replace(kept.len());
+        }
+    });
+    (address, task, counted)
+}
+
+/// The connection to the former address stays open all the time: nothing but the missing answer tells that it is worth nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_takes_connections_and_never_answers_is_left_for_the_names_new_address() {
+    if !requirements::met(&["unshare", "mount"]) {
+        return;
+    }
+    for protocol in Protocol::BOTH {
+        let (former, task, connections) = mute().await;
+        let name = Named::start(former.port(), protocol);
+        until("a second connection to who never answers", || (*connections.borrow() > 1).then_some(())).await;
+        let next = name.moves_to([127, 0, 0, 2], former.port());
+        let next = Server::start_at(next, protocol, None, []).await;
+        until("a request at the new address", || (!next.received().is_empty()).then_some(())).await;
+        task.abort();
     }
 }
