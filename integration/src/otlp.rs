@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod deliver;
+pub mod place;
 pub mod proxy;
 pub mod server;
 
