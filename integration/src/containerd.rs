@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::clean_up::remember_cgroup;
+use crate::clean_up::{cgroups, remember_cgroup, remove_cgroups};
 
 mod clean_up;
 mod client;
@@ -155,7 +155,12 @@ impl Containerd {
 
     /// Stops and removes a pod with its containers, as kubelet does.
     pub async fn remove_pod(&mut self, pod: &Pod) -> Result<()> {
-        self.client.remove_pod_sandbox(&pod.sandbox).await
+        self.client.remove_pod_sandbox(&pod.sandbox).await?;
+        let name = format!("pod{}", pod.uid);
+        let directories = cgroups(self.directory.path()).into_iter().filter(|path| path.ends_with(&name));
+        // As kubelet does it, once it is empty.
+        remove_cgroups(&directories.collect::<Vec<_>>());
+        Ok(())
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {

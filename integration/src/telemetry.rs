@@ -107,17 +107,37 @@ impl Telemetry {
         })
     }
 
-    /// Every point of a metric, in order.
+    /// Every point of a metric that has a value, in order.
     pub fn points(&self, name: &str) -> impl Iterator<Item = Point> {
+        self.all_points(name).filter(|(flags, _)| !is_end(*flags)).map(|(_, point)| point)
+    }
+
+    /// Every point that says that a series of a metric has ended, in order; also of a histogram.
+    pub fn ends(&self, name: &str) -> Vec<Point> {
+        let durations = self.all_distributions(name).filter(|one| is_end(one.point.flags)).map(|one| Point {
+            resource: one.resource,
+            attributes: one.attributes,
+            start: one.point.start_time_unix_nano,
+            time: one.point.time_unix_nano,
+            value: f64::NAN,
+        });
+        let numbers = self.all_points(name).filter(|(flags, _)| is_end(*flags)).map(|(_, point)| point);
+        numbers.chain(durations).collect()
+    }
+
+    fn all_points(&self, name: &str) -> impl Iterator<Item = (u32, Point)> {
         let metrics = self.metrics().filter(move |(_, metric)| metric.name == name);
         metrics.flat_map(|(resource, metric)| {
             let of = attributes(&resource.attributes);
-            numbers(metric).iter().map(move |number| Point {
-                resource: of.clone(),
-                attributes: attributes(&number.attributes),
-                start: number.start_time_unix_nano,
-                time: number.time_unix_nano,
-                value: value(number),
+            numbers(metric).iter().map(move |number| {
+                let point = Point {
+                    resource: of.clone(),
+                    attributes: attributes(&number.attributes),
+                    start: number.start_time_unix_nano,
+                    time: number.time_unix_nano,
+                    value: value(number),
+                };
+                (number.flags, point)
             })
         })
     }
@@ -136,8 +156,12 @@ impl Telemetry {
         sum as u64
     }
 
-    /// Every distribution of a metric, in order.
+    /// Every distribution of a metric that has a value, in order.
     pub fn distributions(&self, name: &str) -> impl Iterator<Item = Distribution> {
+        self.all_distributions(name).filter(|one| !is_end(one.point.flags))
+    }
+
+    fn all_distributions(&self, name: &str) -> impl Iterator<Item = Distribution> {
         let metrics = self.metrics().filter(move |(_, metric)| metric.name == name);
         metrics.flat_map(|(resource, metric)| {
             let of = attributes(&resource.attributes);
@@ -180,6 +204,11 @@ fn complete(request: &mut Json) {
             }
         }
     }
+}
+
+/// Whether the flags of a point say that its series has ended (`NO_RECORDED_VALUE`).
+fn is_end(flags: u32) -> bool {
+    flags & 1 != 0
 }
 
 /// Whether an attribute is there with this value.

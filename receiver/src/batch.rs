@@ -14,7 +14,7 @@ use std::{
 };
 
 use jitterscope_ebpf::{abi::histogram, histogram::Range};
-use jitterscope_semconv::{Metric, SCHEMA_URL, SCOPE_NAME};
+use jitterscope_semconv::{Metric, SCHEMA_URL, SCOPE_NAME, attribute::OTEL_METRIC_OVERFLOW};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::InstrumentationScope,
@@ -22,8 +22,9 @@ use opentelemetry_proto::tonic::{
 };
 
 use self::{
-    attributes::Pair,
+    attributes::{Pair, Value as AttributeValue},
     points::{Points, Value},
+    series::{Ended, Owned, Seen},
 };
 pub use self::{
     logs::{Logs, Occurrence},
@@ -59,25 +60,56 @@ impl<'a> Batch<'a> {
     /// Where the points of `entity` go. `started` is when its counters began at zero, in nanoseconds since the
     /// epoch, where that is known.
     pub fn entity(&mut self, entity: &Arc<Entity>, started: Option<u64>) -> Emitter<'_, 'a> {
+        self.series.meet(entity);
         let next = self.entities.len();
         let slot = *self.index.entry(entity.key).or_insert(next);
         if slot == next {
-            self.entities.push(EntityMetrics { entity: Arc::clone(entity), metrics: Vec::new() });
+            self.entities.push(EntityMetrics::new(entity));
         }
         let pending = entity.pending_until.is_some_and(|until| Instant::now() < until);
         Emitter { batch: self, slot, started, pending }
     }
 
-    /// The finished request; `None` when nothing was emitted.
-    pub fn finish(self) -> Option<ExportMetricsServiceRequest> {
-        self.series.end();
-        let now = self.now;
-        let resource_metrics: Vec<_> = self
-            .entities
-            .into_iter()
-            .filter(|entity| !entity.metrics.is_empty())
-            .map(|entity| entity.finish(now))
-            .collect();
+    /// The finished request, in which the series that are gone end; `None` when there is nothing to tell.
+    pub fn finish(mut self) -> Option<ExportMetricsServiceRequest> {
+        for of in &mut self.entities {
+            of.metrics.iter_mut().for_each(|points| points.settle(of.entity.key, self.series, self.now));
+        }
+        let ended = self.series.end();
+        self.end(&ended);
+        self.build()
+    }
+
+    /// Ends all series of a probe that is switched off, at `now`.
+    pub fn end_of(series: &'a mut Series, probe: &str, now: u64) -> Option<ExportMetricsServiceRequest> {
+        let ended = series.end_of(probe, now);
+        let mut batch = Self { series, now, entities: Vec::new(), index: HashMap::new() };
+        batch.end(&ended);
+        batch.build()
+    }
+
+    /// Tells of series that ended, each under the names that it was told under before.
+    fn end(&mut self, ended: &[Ended]) {
+        let mut slots: HashMap<*const Entity, usize> = HashMap::new();
+        for end in ended {
+            let slot = *slots.entry(Arc::as_ptr(&end.entity)).or_insert_with(|| self.slot(&end.entity));
+            let attributes: Vec<_> = end.attributes.iter().map(Owned::pair).collect();
+            self.entities[slot].points(end.metric).end(&attributes, (end.start, self.now));
+        }
+    }
+
+    /// Where an entity's points are: those under other names do not count.
+    fn slot(&mut self, entity: &Arc<Entity>) -> usize {
+        let known = self.index.get(&entity.key).copied();
+        known.filter(|slot| self.entities[*slot].entity.resource == entity.resource).unwrap_or_else(|| {
+            self.entities.push(EntityMetrics::new(entity));
+            self.entities.len() - 1
+        })
+    }
+
+    fn build(self) -> Option<ExportMetricsServiceRequest> {
+        let entities = self.entities.into_iter().filter(|entity| !entity.metrics.is_empty());
+        let resource_metrics: Vec<_> = entities.map(EntityMetrics::finish).collect();
         (!resource_metrics.is_empty()).then_some(ExportMetricsServiceRequest { resource_metrics })
     }
 }
@@ -97,15 +129,12 @@ impl Emitter<'_, '_> {
     /// passes them begins anew.
     pub fn counter(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: u64) {
         let value = value & i64::MAX.cast_unsigned();
-        let start = self.start(metric, attributes, value);
-        self.push(metric, attributes, start, Number::AsInt(value.cast_signed()).into());
+        self.rising(metric, attributes, Number::AsInt(value.cast_signed()).into());
     }
 
     /// Accumulated time as the kernel has it: cumulative, emitted in seconds.
     pub fn time(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: Duration) {
-        let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
-        let start = self.start(metric, attributes, nanos);
-        self.push(metric, attributes, start, Number::AsDouble(value.as_secs_f64()).into());
+        self.rising(metric, attributes, Number::AsDouble(value.as_secs_f64()).into());
     }
 
     /// A distribution of durations as the kernel has it: cumulative, of buckets that `range` tells, emitted in seconds.
@@ -116,54 +145,80 @@ impl Emitter<'_, '_> {
         range: Range,
         value: &histogram,
     ) {
-        let start = self.start(metric, attributes, value.count());
-        self.push(metric, attributes, start, Value::Durations(range, Box::new(*value)));
+        self.rising(metric, attributes, Value::Durations(range, Box::new(*value)));
     }
 
     /// A current amount: it has no start.
     pub fn amount(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: i64) {
-        let start = self.started.unwrap_or(0).min(self.batch.now);
-        self.push(metric, attributes, start, Number::AsInt(value).into());
+        self.current(metric, attributes, Number::AsInt(value).into());
     }
 
     /// A current reading that is no whole number: it has no start.
     pub fn reading(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: f64) {
+        self.current(metric, attributes, Number::AsDouble(value).into());
+    }
+
+    fn rising(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: Value) {
+        self.push(metric, attributes, value.rising(), None, value);
+    }
+
+    fn current(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: Value) {
         let start = self.started.unwrap_or(0).min(self.batch.now);
-        self.push(metric, attributes, start, Number::AsDouble(value).into());
+        self.push(metric, attributes, 0, Some(start), value);
     }
 
-    /// When a cumulative series began. `value`: anything of it that never falls.
-    fn start(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: u64) -> u64 {
-        let entity = self.batch.entities[self.slot].entity.key;
-        self.batch.series.start(entity, metric, attributes, self.started, value)
-    }
-
-    fn push(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], start: u64, value: Value) {
-        if self.pending {
+    /// `rising`: anything of the value that never falls. `start`: where that does not tell when the series began.
+    fn push(
+        &mut self,
+        metric: &'static Metric,
+        attributes: &[Pair<'_>],
+        rising: u64,
+        start: Option<u64>,
+        value: Value,
+    ) {
+        let batch = &mut *self.batch;
+        let of = &mut batch.entities[self.slot];
+        if is_overflow(attributes) {
+            let begun = start.or(self.started).unwrap_or(batch.now);
+            if !self.pending {
+                of.points(metric).overflow(begun, value);
+            }
             return;
         }
-        let time = self.batch.now;
-        self.points(metric).add(attributes, (start, time), value);
-    }
-
-    fn points(&mut self, metric: &'static Metric) -> &mut Points {
-        let metrics = &mut self.batch.entities[self.slot].metrics;
-        let slot =
-            metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric)).unwrap_or_else(|| {
-                metrics.push(Points::new(metric));
-                metrics.len() - 1
-            });
-        &mut metrics[slot]
+        let seen = Seen { metric, attributes, origin: self.started, value: rising, told: !self.pending };
+        let mut place = batch.series.place(of.entity.key, &seen);
+        if !self.pending {
+            place.start = start.unwrap_or(place.start);
+            of.points(metric).add(attributes, place, batch.now, value);
+        }
     }
 }
 
+/// Whether a probe itself tells of what it had no room for.
+fn is_overflow(attributes: &[Pair<'_>]) -> bool {
+    matches!(attributes, [(one, AttributeValue::Bool(true))] if one.key == OTEL_METRIC_OVERFLOW.key)
+}
+
 impl EntityMetrics {
-    fn finish(self, now: u64) -> ResourceMetrics {
+    fn new(entity: &Arc<Entity>) -> Self {
+        Self { entity: Arc::clone(entity), metrics: Vec::new() }
+    }
+
+    fn points(&mut self, metric: &'static Metric) -> &mut Points {
+        let known = self.metrics.iter().rposition(|known| std::ptr::eq(known.metric, metric));
+        let slot = known.unwrap_or_else(|| {
+            self.metrics.push(Points::new(metric));
+            self.metrics.len() - 1
+        });
+        &mut self.metrics[slot]
+    }
+
+    fn finish(self) -> ResourceMetrics {
         ResourceMetrics {
             resource: Some(self.entity.resource.clone()),
             scope_metrics: vec![ScopeMetrics {
                 scope: Some(scope()),
-                metrics: self.metrics.into_iter().map(|points| points.finish(now)).collect(),
+                metrics: self.metrics.into_iter().map(Points::finish).collect(),
                 schema_url: SCHEMA_URL.to_owned(),
             }],
             schema_url: SCHEMA_URL.to_owned(),
@@ -181,91 +236,6 @@ pub fn scope() -> InstrumentationScope {
 }
 
 #[cfg(test)]
-mod tests {
-    use jitterscope_semconv::{attribute as key, metric};
-    use opentelemetry_proto::tonic::metrics::v1::{Metric as OtlpMetric, Sum, metric::Data};
-
-    use super::{points::ATTRIBUTE_SETS, *};
-    use crate::pods::EntityKind;
-
-    fn entity(key: u64, pending: bool) -> Arc<Entity> {
-        let pending_until = pending.then(|| Instant::now() + Duration::from_secs(60));
-        let resource = opentelemetry_proto::tonic::resource::v1::Resource::default();
-        Arc::new(Entity {
-            kind: EntityKind::Netns,
-            key,
-            pod: None,
-            name: key.to_string(),
-            resource,
-            pending_until,
-        })
-    }
-
-    fn sum(metric: &OtlpMetric) -> &Sum {
-        match &metric.data {
-            Some(Data::Sum(sum)) => sum,
-            other => panic!("a sum was expected: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn points_of_one_entity_are_grouped_by_metric_with_unit_and_kind_of_the_registry() {
-        let mut series = Series::default();
-        let mut batch = Batch::new(&mut series, 100);
-        for direction in ["receive", "transmit"] {
-            let attributes = [(&key::NETWORK_IO_DIRECTION, direction.into())];
-            batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &attributes, 7);
-        }
-        batch.entity(&entity(1, false), Some(50)).amount(&metric::TCP_CONNECTION_ESTABLISHED, &[], 3);
-        let request = batch.finish().expect("points were emitted");
-        let [resource] = request.resource_metrics.as_slice() else { panic!("one entity") };
-        let [segments, established] = resource.scope_metrics[0].metrics.as_slice() else {
-            panic!("two metrics")
-        };
-        assert_eq!((segments.unit.as_str(), sum(segments).is_monotonic), ("{segment}", true));
-        assert_eq!(sum(segments).data_points.len(), 2);
-        assert_eq!(sum(segments).data_points[0].start_time_unix_nano, 50);
-        assert!(!sum(established).is_monotonic);
-    }
-
-    #[test]
-    fn attribute_sets_past_the_limit_add_up_in_one_overflow_point() {
-        let mut series = Series::default();
-        let mut batch = Batch::new(&mut series, 100);
-        for number in 0..=ATTRIBUTE_SETS as i64 + 1 {
-            let attributes = [(&key::SOURCE_PORT, number.into())];
-            batch.entity(&entity(1, false), None).counter(&metric::TCP_SEGMENTS, &attributes, 5);
-        }
-        let request = batch.finish().expect("points were emitted");
-        let points = &sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points;
-        assert_eq!(points.len(), ATTRIBUTE_SETS + 1);
-        let last = points.last().expect("the overflow point");
-        assert_eq!(last.attributes[0].key, key::OTEL_METRIC_OVERFLOW.key);
-        assert_eq!(last.value, Some(Number::AsInt(10)));
-    }
-
-    #[test]
-    fn a_counter_past_63_bits_begins_anew_and_is_never_negative() {
-        let mut series = Series::default();
-        series.keep(Duration::from_secs(1));
-        let mut collect = |now, value| {
-            let mut batch = Batch::new(&mut series, now);
-            batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &[], value);
-            let request = batch.finish().expect("points were emitted");
-            let point = sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points[0].clone();
-            (point.start_time_unix_nano, point.value)
-        };
-        assert_eq!(collect(100, u64::MAX >> 1), (50, Some(Number::AsInt(i64::MAX))));
-        assert_eq!(collect(200, (1 << 63) + 4), (100, Some(Number::AsInt(4))));
-        assert_eq!(collect(300, u64::MAX), (100, Some(Number::AsInt(i64::MAX))));
-        assert_eq!(collect(400, 7), (300, Some(Number::AsInt(7))));
-    }
-
-    #[test]
-    fn points_of_an_entity_whose_names_are_still_to_come_wait() {
-        let mut series = Series::default();
-        let mut batch = Batch::new(&mut series, 100);
-        batch.entity(&entity(1, true), None).counter(&metric::TCP_SEGMENTS, &[], 5);
-        assert!(batch.finish().is_none());
-    }
-}
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod interfaces;
 pub mod ipvs;
 pub mod netlink;
+mod owners;
 mod read;
 pub mod sockets;
 pub mod softnet;
@@ -14,6 +15,7 @@ mod walk;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    collections::HashSet,
     sync::Arc,
 };
 
@@ -23,6 +25,7 @@ use self::{
     interfaces::Interface,
     ipvs::Totals,
     netlink::{Conntrack, Inside, Visitor, Wanted},
+    owners::Owners,
     read::{Reader, Table},
     sockets::{Interest, SocketsError, View},
     softnet::Cpu,
@@ -45,6 +48,7 @@ pub struct Parsers {
     source: RefCell<Source>,
     visitor: RefCell<Visitor>,
     sockets: RefCell<sockets::Source>,
+    owners: RefCell<Owners>,
 }
 
 impl Parsers {
@@ -60,6 +64,7 @@ impl Parsers {
             source: RefCell::new(Source::new(setup)),
             visitor: RefCell::default(),
             sockets: RefCell::default(),
+            owners: RefCell::default(),
         }
     }
 
@@ -100,6 +105,8 @@ pub struct Round<'p> {
     wanted: Wanted,
     inside: OnceCell<Vec<Inside>>,
     sockets: OnceCell<Arc<View>>,
+    /// Keys of all entities that are alive.
+    alive: OnceCell<HashSet<u64>>,
 }
 
 /// The tables of one namespace, as far as they were asked for.
@@ -126,8 +133,10 @@ impl<'p> Round<'p> {
     /// is, so that each namespace is entered once.
     pub fn new(pods: Arc<Snapshot>, clock: Clock, parsers: &'p Parsers, wanted: Wanted) -> Self {
         let tables = pods.namespaces().iter().map(|_| Tables::default()).collect();
+        let now = clock.now();
+        parsers.owners.borrow_mut().tidy(now);
         Self {
-            now: clock.now(),
+            now,
             pods,
             clock,
             parsers,
@@ -137,6 +146,7 @@ impl<'p> Round<'p> {
             wanted,
             inside: OnceCell::new(),
             sockets: OnceCell::new(),
+            alive: OnceCell::new(),
         }
     }
 
@@ -188,6 +198,18 @@ impl<'p> Round<'p> {
     /// settings leave it out.
     pub fn entity(&self, origin: &Origin) -> Option<Arc<Entity>> {
         self.pods.resolve(origin).or_else(|| self.pods.fallback(origin))
+    }
+
+    /// The entity that counted what a kernel's map holds for an origin. An entity that is gone leaves its counts to nobody.
+    pub fn owner(&self, origin: &Origin) -> Option<Arc<Entity>> {
+        let is_alive = |key| self.alive.get_or_init(|| self.alive()).contains(&key);
+        self.parsers.owners.borrow_mut().of(origin, &self.pods, self.now, is_alive)
+    }
+
+    fn alive(&self) -> HashSet<u64> {
+        let owners = self.pods.namespaces().iter().map(|namespace| namespace.entity.key);
+        let directories = self.pods.directories().iter().map(|directory| directory.entity.key);
+        owners.chain(directories).chain([self.pods.node().key]).collect()
     }
 }
 

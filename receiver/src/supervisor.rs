@@ -187,14 +187,13 @@ impl Supervisor {
 
     async fn stop(&mut self, definition: &'static Definition) {
         self.running.remove(definition.name);
+        // A collection that is under way still says that the probe runs: what comes after must wait for it.
+        let (done, gone) = oneshot::channel();
+        self.tell(definition, Command::Remove(definition.name, done)).await;
+        // A task that broke has no probe left.
+        let _ = gone.await;
         if let Some(handle) = self.tasks.remove(definition.name) {
             handle.end().await;
-        } else {
-            // A collection that is under way still says that the probe runs: what comes after must wait for it.
-            let (done, gone) = oneshot::channel();
-            self.tell(definition, Command::Remove(definition.name, done)).await;
-            // A task that broke has no probe left.
-            let _ = gone.await;
         }
         info!(probe = definition.name, "stopped");
     }

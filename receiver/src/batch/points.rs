@@ -6,20 +6,20 @@ use jitterscope_ebpf::{
     histogram::{Range, SCALE},
 };
 use jitterscope_semconv::{Instrument, Metric, attribute::OTEL_METRIC_OVERFLOW};
+
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     metrics::v1::{
-        AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge,
+        AggregationTemporality, DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge,
         Metric as OtlpMetric, NumberDataPoint, Sum, exponential_histogram_data_point::Buckets, metric::Data,
         number_data_point::Value as Number,
     },
 };
 
-use super::attributes::{Pair, key_value, key_values};
-
-/// Attribute sets of one metric on one entity. The OpenTelemetry SDK's own default; what is beyond it goes
-/// into one point with `otel.metric.overflow`.
-pub(super) const ATTRIBUTE_SETS: usize = 2000;
+use super::{
+    attributes::{Pair, key_values},
+    series::{ATTRIBUTE_SETS, Place, Seen, Series},
+};
 
 /// Time that a point is about: its start and its end, nanoseconds since the epoch.
 type Times = (u64, u64);
@@ -37,6 +37,15 @@ impl From<Number> for Value {
 }
 
 impl Value {
+    /// Anything of it that never falls while it counts.
+    pub(super) fn rising(&self) -> u64 {
+        match self {
+            Self::Number(Number::AsInt(value)) => value.cast_unsigned(),
+            Self::Number(Number::AsDouble(seconds)) => (seconds * 1e9) as u64,
+            Self::Durations(_, value) => value.count(),
+        }
+    }
+
     /// Adds a value of the same metric.
     fn add(&mut self, other: Self) {
         match (self, other) {
@@ -55,7 +64,8 @@ pub(super) struct Points {
     pub(super) metric: &'static Metric,
     numbers: Vec<NumberDataPoint>,
     histograms: Vec<ExponentialHistogramDataPoint>,
-    overflow: Option<Value>,
+    /// The value for which there was no room, and since when it is counted.
+    overflow: Option<(u64, Value)>,
 }
 
 impl Points {
@@ -63,16 +73,37 @@ impl Points {
         Self { metric, numbers: Vec::new(), histograms: Vec::new(), overflow: None }
     }
 
-    /// One more point; past the limit it goes into the overflow.
-    pub(super) fn add(&mut self, attributes: &[Pair<'_>], times: Times, value: Value) {
-        if self.numbers.len() + self.histograms.len() < ATTRIBUTE_SETS {
-            self.push(key_values(attributes), times, value);
-            return;
+    /// One more value, at its place.
+    pub(super) fn add(&mut self, attributes: &[Pair<'_>], place: Place, time: u64, value: Value) {
+        let has_room = || self.numbers.len() + self.histograms.len() < ATTRIBUTE_SETS as usize;
+        if place.own.unwrap_or_else(has_room) {
+            self.push(key_values(attributes), (place.start, time), value);
+        } else {
+            self.overflow(place.start, value);
         }
+    }
+
+    /// Adds to the point of what has none of its own.
+    pub(super) fn overflow(&mut self, start: u64, value: Value) {
         match &mut self.overflow {
-            Some(sum) => sum.add(value),
-            none => *none = Some(value),
+            Some((first, sum)) => {
+                *first = start.min(*first);
+                sum.add(value);
+            }
+            none => *none = Some((start, value)),
         }
+    }
+
+    /// Makes a point of what has none of its own, a series like others: it falls where one that added to it is gone.
+    pub(super) fn settle(&mut self, entity: u64, series: &mut Series, now: u64) {
+        let Some((start, value)) = self.overflow.take() else { return };
+        let attributes = [(&OTEL_METRIC_OVERFLOW, true.into())];
+        let rises = matches!(self.metric.instrument, Instrument::Counter | Instrument::Histogram);
+        let rising = if rises { value.rising() } else { 0 };
+        let (metric, origin) = (self.metric, Some(start));
+        let seen = Seen { metric, attributes: &attributes, origin, value: rising, told: true };
+        let place = series.place(entity, &seen);
+        self.push(key_values(&attributes), (if rises { place.start } else { start }, now), value);
     }
 
     fn push(&mut self, attributes: Vec<KeyValue>, times: Times, value: Value) {
@@ -84,11 +115,32 @@ impl Points {
         }
     }
 
-    /// The finished metric, whose overflow ends `now`.
-    pub(super) fn finish(mut self, now: u64) -> OtlpMetric {
-        if let Some(value) = self.overflow.take() {
-            self.push(vec![key_value(&OTEL_METRIC_OVERFLOW, true)], (now, now), value);
+    /// The last point of a series: it has no value any more.
+    pub(super) fn end(&mut self, attributes: &[Pair<'_>], (start, time): Times) {
+        let flags = DataPointFlags::NoRecordedValueMask as u32;
+        let (start_time_unix_nano, time_unix_nano) = (start, time);
+        let attributes = key_values(attributes);
+        match self.metric.instrument {
+            Instrument::Histogram => self.histograms.push(ExponentialHistogramDataPoint {
+                attributes,
+                start_time_unix_nano,
+                time_unix_nano,
+                scale: SCALE,
+                flags,
+                ..ExponentialHistogramDataPoint::default()
+            }),
+            _ => self.numbers.push(NumberDataPoint {
+                attributes,
+                start_time_unix_nano,
+                time_unix_nano,
+                flags,
+                ..NumberDataPoint::default()
+            }),
         }
+    }
+
+    /// The finished metric.
+    pub(super) fn finish(self) -> OtlpMetric {
         OtlpMetric {
             name: self.metric.name.to_owned(),
             description: self.metric.brief.to_owned(),

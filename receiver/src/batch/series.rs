@@ -1,22 +1,39 @@
-//! What a probe task remembers of each series between two collections, probe by probe: its start time and its last value.
+//! What a probe task remembers of each series between two collections, probe by probe: whose it is, its start time and its
+//! last value.
 //!
-//! OTLP's cumulative points need a start time that moves when, and only when, the counter started anew
-//! (metrics data model, "Resets and gaps").
+//! OTLP's cumulative points need a start time that moves when, and only when, the counter started anew (metrics data
+//! model, "Resets and gaps"), and a series that ends is told so once, so that no backend shows its last value any longer.
+
+mod attribute_set;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hash, RandomState},
-    time::Duration,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::BuildHasher,
+    sync::Arc,
 };
 
+use foldhash::quality::RandomState;
 use jitterscope_semconv::Metric;
 
-use super::attributes::Pair;
+use self::attribute_set::AttributeSets;
+pub(super) use self::attribute_set::Owned;
+use super::{attributes::Pair, is_overflow};
+use crate::pods::Entity;
 
 /// Series of one probe that are remembered at most. The probe with the most has about 50 a pod, and some more for what the
 /// pod counted of TCP's details: with 250 pods on a node, a quarter of this. Past it, points still go out, but a counter
-/// that falls is not noticed.
+/// that falls is not noticed, nor that a series ends.
 pub const SERIES_LIMIT: usize = 65_536;
+
+/// Attribute sets of one metric on one entity. The OpenTelemetry SDK's own default; what is beyond it goes
+/// into one point with `otel.metric.overflow`.
+pub(super) const ATTRIBUTE_SETS: u32 = 2000;
+
+/// Collections of its probe in which a series must be missing to have ended: a namespace that cannot be read once is not
+/// gone.
+const MISSES: u32 = 2;
 
 /// The memory of one probe task.
 #[derive(Default)]
@@ -24,179 +41,260 @@ pub struct Series {
     probes: Vec<Probe>,
     /// Which of them is being collected.
     current: usize,
+    entities: HashMap<u64, Arc<Entity>, RandomState>,
+    sets: AttributeSets,
     hasher: RandomState,
     /// Time of the collection under way, in nanoseconds since the epoch.
     now: u64,
-    /// Nanoseconds after which a series that no longer shows up is forgotten.
-    keep: u64,
+    ended: Vec<Ended>,
+    /// Whether some have ended since it was tidied.
+    untidy: bool,
 }
 
 /// The memory of one probe.
 #[derive(Default)]
 struct Probe {
     name: &'static str,
-    known: HashMap<u64, State>,
+    known: HashMap<u64, State, RandomState>,
+    /// How many attribute sets of a metric on an entity have points of their own.
+    admitted: HashMap<u64, u32, RandomState>,
+    /// Its collections so far.
+    collections: u32,
+    /// Whether it was collected in the collection under way.
+    collected: bool,
 }
 
 struct State {
+    entity: u64,
+    metric: &'static Metric,
+    attributes: Arc<[Owned]>,
     start: u64,
     last: u64,
     seen: u64,
+    /// The probe's collection in which it was seen last.
+    collection: u32,
+    told: Told,
+}
+
+/// What was told of a series so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Nothing: its entity waits for its names.
+    Nothing,
+    /// Points of its own, if there was any since its resource changed.
+    Points(bool),
+    /// It adds to the overflow.
+    Overflow,
+}
+
+/// Where a value goes and since when it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Nanoseconds since the epoch.
+    pub(super) start: u64,
+    /// Whether it has a point of its own; else it adds to the overflow. `None`: it is too much to be remembered, and has one
+    /// while there is room.
+    pub(super) own: Option<bool>,
+}
+
+/// One value of a series.
+pub(super) struct Seen<'a> {
+    pub(super) metric: &'static Metric,
+    pub(super) attributes: &'a [Pair<'a>],
+    /// When its counter began at zero, where that is known.
+    pub(super) origin: Option<u64>,
+    /// Anything of it that never falls; 0 for what has no start.
+    pub(super) value: u64,
+    /// Whether it is told; else its entity waits for its names.
+    pub(super) told: bool,
+}
+
+/// A series that is told of no more.
+pub(super) struct Ended {
+    pub(super) entity: Arc<Entity>,
+    pub(super) metric: &'static Metric,
+    pub(super) attributes: Arc<[Owned]>,
+    pub(super) start: u64,
 }
 
 impl Series {
-    /// Remembers series that are collected at `interval` past one failed read of a namespace, for that is no
-    /// restart of its counters.
-    pub fn keep(&mut self, interval: Duration) {
-        self.keep = u64::try_from(interval.as_nanos().saturating_mul(5) / 2).unwrap_or(u64::MAX);
-    }
-
     /// Begins a collection at `now` (nanoseconds since the epoch).
-    pub fn begin(&mut self, now: u64) {
+    pub(super) fn begin(&mut self, now: u64) {
         self.now = now;
+        self.probes.iter_mut().for_each(|probe| probe.collected = false);
+        if std::mem::take(&mut self.untidy) {
+            self.tidy();
+        }
     }
 
     /// What follows is this probe's.
-    pub fn of(&mut self, probe: &'static str) {
+    pub(super) fn of(&mut self, probe: &'static str) {
         let known = self.probes.iter().position(|memory| memory.name == probe);
         self.current = known.unwrap_or_else(|| {
             self.probes.push(Probe { name: probe, ..Probe::default() });
             self.probes.len() - 1
         });
-    }
-
-    /// Ends a collection: series that were not seen for a while are forgotten.
-    pub fn end(&mut self) {
-        let oldest = self.now.saturating_sub(self.keep);
-        for probe in &mut self.probes {
-            probe.known.retain(|_, state| state.seen >= oldest);
+        let probe = &mut self.probes[self.current];
+        if !std::mem::replace(&mut probe.collected, true) {
+            probe.collections = probe.collections.wrapping_add(1);
         }
     }
 
-    /// Start time of a counter that now stands at `value`. `origin` is when the counter began at zero, where
-    /// that is known; without it a new series starts at its first point. A counter that fell began anew
-    /// between the last collection and this one.
-    pub fn start(
-        &mut self,
-        entity: u64,
-        metric: &Metric,
-        attributes: &[Pair<'_>],
-        origin: Option<u64>,
-        value: u64,
-    ) -> u64 {
-        let key = self.key(entity, metric, attributes);
-        let first = origin.unwrap_or(self.now).min(self.now);
+    /// Notes whom the next values are of. Under other names than before, its series are others: the former ones end.
+    pub(super) fn meet(&mut self, entity: &Arc<Entity>) {
+        let Some(known) = self.entities.get_mut(&entity.key) else {
+            self.entities.insert(entity.key, Arc::clone(entity));
+            return;
+        };
+        if Arc::ptr_eq(known, entity) {
+            return;
+        }
+        let former = std::mem::replace(known, Arc::clone(entity));
+        if former.resource != entity.resource {
+            for probe in &mut self.probes {
+                probe.rename(&former, &mut self.ended);
+            }
+        }
+    }
+
+    /// Where a value of an entity goes. Its start is when the counter began at zero, where that is known; without it a new
+    /// series starts at its first point. A counter that fell began anew between the last collection and this one.
+    pub(super) fn place(&mut self, entity: u64, seen: &Seen<'_>) -> Place {
+        let set = self.sets.hash(seen.attributes);
+        let metric = self.hasher.hash_one((entity, seen.metric.name.as_ptr()));
+        let key = self.hasher.hash_one((metric, set));
+        let first = seen.origin.unwrap_or(self.now).min(self.now);
         if self.probes.is_empty() {
             self.of("");
         }
-        let known = &mut self.probes[self.current].known;
-        if let Some(state) = known.get_mut(&key) {
-            if value < state.last {
-                state.start = state.seen.max(first);
-            } else if origin.is_some_and(|origin| origin > state.start) {
-                state.start = first;
+        let Probe { known, admitted, collections, .. } = &mut self.probes[self.current];
+        let full = known.len() >= SERIES_LIMIT;
+        let state = match known.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(_) if full => return Place { start: first, own: None },
+            Entry::Vacant(new) => {
+                new.insert(State::new(entity, seen, self.sets.get(set, seen.attributes), first))
             }
-            state.last = value;
-            state.seen = self.now;
-            return state.start;
+        };
+        state.see(seen, (self.now, first), *collections);
+        if seen.told {
+            state.told = match state.told {
+                Told::Nothing if state.is_overflow() => Told::Points(true),
+                Told::Nothing => admit(admitted.entry(metric).or_default()),
+                Told::Points(_) => Told::Points(true),
+                Told::Overflow => Told::Overflow,
+            };
         }
-        if known.len() < SERIES_LIMIT {
-            known.insert(key, State { start: first, last: value, seen: self.now });
+        Place { start: state.start, own: Some(state.told != Told::Overflow) }
+    }
+
+    /// Ends a collection: the series that were missing in some collections of their probe have ended.
+    pub(super) fn end(&mut self) -> Vec<Ended> {
+        for probe in self.probes.iter_mut().filter(|probe| probe.collected) {
+            let (hasher, collections) = (&self.hasher, probe.collections);
+            let is_gone = |state: &State| collections.wrapping_sub(state.collection) >= MISSES;
+            probe.forget(is_gone, hasher, &self.entities, &mut self.ended);
         }
-        first
+        self.untidy |= !self.ended.is_empty() || self.entities.len() > SERIES_LIMIT;
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Ends all series of a probe that is switched off, at `now`.
+    pub(super) fn end_of(&mut self, probe: &str, now: u64) -> Vec<Ended> {
+        self.now = now;
+        let named = |memory: &&mut Probe| memory.name == probe;
+        if let Some(probe) = self.probes.iter_mut().find(named) {
+            probe.forget(|_| true, &self.hasher, &self.entities, &mut self.ended);
+        }
+        self.untidy |= !self.ended.is_empty() || self.entities.len() > SERIES_LIMIT;
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Forgets what no series is of any more.
+    fn tidy(&mut self) {
+        let states = self.probes.iter().flat_map(|probe| probe.known.values());
+        let alive: HashSet<u64> = states.map(|state| state.entity).collect();
+        self.entities.retain(|key, _| alive.contains(key));
+        self.sets.tidy();
     }
 
     /// Series of a probe that are remembered.
     pub fn remembered(&self, probe: &str) -> usize {
         self.probes.iter().find(|memory| memory.name == probe).map_or(0, |memory| memory.known.len())
     }
+}
 
-    /// 64 bits of a keyed hash stand for the series: among 65,536 of them two collide with a chance of 1 in 10¹⁰.
-    fn key(&self, entity: u64, metric: &Metric, attributes: &[Pair<'_>]) -> u64 {
-        let attributes = AttributeSet(attributes);
-        self.hasher.hash_one((entity, metric.name.as_ptr(), attributes))
+/// What becomes of a new series, by how many of its metric and entity there are.
+fn admit(sets: &mut u32) -> Told {
+    if *sets >= ATTRIBUTE_SETS {
+        return Told::Overflow;
+    }
+    *sets += 1;
+    Told::Points(true)
+}
+
+impl State {
+    fn new(entity: u64, seen: &Seen<'_>, attributes: Arc<[Owned]>, start: u64) -> Self {
+        let (metric, last) = (seen.metric, seen.value);
+        Self { entity, metric, attributes, start, last, seen: 0, collection: 0, told: Told::Nothing }
+    }
+
+    /// Notes its value.
+    fn see(&mut self, seen: &Seen<'_>, (now, first): (u64, u64), collection: u32) {
+        if seen.value < self.last {
+            self.start = self.seen.max(first);
+        } else if seen.origin.is_some_and(|origin| origin > self.start) {
+            self.start = first;
+        }
+        (self.last, self.seen, self.collection) = (seen.value, now, collection);
+    }
+
+    /// Whether it is what has no points of its own, which is not among those that are counted.
+    fn is_overflow(&self) -> bool {
+        matches!(&*self.attributes, [one] if is_overflow(&[one.pair()]))
+    }
+
+    /// Its end, if anything was told of it.
+    fn ended(&self, entity: &Arc<Entity>) -> Option<Ended> {
+        (self.told == Told::Points(true)).then(|| Ended {
+            entity: Arc::clone(entity),
+            metric: self.metric,
+            attributes: Arc::clone(&self.attributes),
+            start: self.start,
+        })
     }
 }
 
-struct AttributeSet<'a>(&'a [Pair<'a>]);
-
-impl Hash for AttributeSet<'_> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        for (attribute, value) in self.0 {
-            attribute.key.as_ptr().hash(state);
-            value.hash(state);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use jitterscope_semconv::metric;
-
-    use super::*;
-
-    const PROBE: &str = "tcp";
-
-    fn series() -> Series {
-        let mut series = Series::default();
-        series.of(PROBE);
-        series.keep(Duration::from_nanos(100));
-        series
-    }
-
-    fn collect(series: &mut Series, now: u64, origin: Option<u64>, value: u64) -> u64 {
-        series.begin(now);
-        let start = series.start(1, &metric::TCP_SEGMENT_RETRANSMITS, &[], origin, value);
-        series.end();
-        start
-    }
-
-    #[test]
-    fn a_series_without_known_origin_starts_at_its_first_point_and_stays_there() {
-        let mut series = series();
-        assert_eq!(collect(&mut series, 100, None, 7), 100);
-        assert_eq!(collect(&mut series, 200, None, 7), 100);
-        assert_eq!(collect(&mut series, 300, None, 9), 100);
-    }
-
-    #[test]
-    fn a_counter_that_fell_starts_anew_after_the_collection_before() {
-        let mut series = series();
-        collect(&mut series, 100, Some(50), 7);
-        assert_eq!(collect(&mut series, 200, Some(50), 3), 100);
-        assert_eq!(collect(&mut series, 300, Some(50), 4), 100);
-    }
-
-    #[test]
-    fn a_later_origin_is_a_new_start_even_when_the_value_rose() {
-        let mut series = series();
-        collect(&mut series, 100, Some(50), 7);
-        assert_eq!(collect(&mut series, 200, Some(150), 8), 150);
-    }
-
-    #[test]
-    fn a_series_that_is_gone_is_forgotten() {
-        let mut series = series();
-        collect(&mut series, 100, None, 7);
-        for now in [200, 500] {
-            series.begin(now);
-            series.end();
-        }
-        assert_eq!(series.remembered(PROBE), 0);
-    }
-
-    #[test]
-    fn each_probe_has_a_memory_of_its_own_that_is_full_by_itself() {
-        let mut series = series();
-        series.begin(100);
-        for (probe, entities) in [("many", SERIES_LIMIT as u64 + 3), ("few", 2)] {
-            series.of(probe);
-            for entity in 0..entities {
-                series.start(entity, &metric::TCP_SEGMENT_RETRANSMITS, &[], None, 1);
+impl Probe {
+    /// Ends what was told under an entity's former names.
+    fn rename(&mut self, former: &Arc<Entity>, ended: &mut Vec<Ended>) {
+        for state in self.known.values_mut().filter(|state| state.entity == former.key) {
+            if let Some(end) = state.ended(former) {
+                ended.push(end);
+                state.told = Told::Points(false);
             }
         }
-        series.end();
-        let remembered = ["many", "few", "none"].map(|probe| series.remembered(probe));
-        assert_eq!(remembered, [SERIES_LIMIT, 2, 0]);
+    }
+
+    /// Forgets the series for which `is_gone`.
+    fn forget(
+        &mut self,
+        is_gone: impl Fn(&State) -> bool,
+        hasher: &RandomState,
+        entities: &HashMap<u64, Arc<Entity>, RandomState>,
+        ended: &mut Vec<Ended>,
+    ) {
+        self.known.retain(|_, state| {
+            if !is_gone(state) {
+                return true;
+            }
+            if matches!(state.told, Told::Points(_)) && !state.is_overflow() {
+                let metric = hasher.hash_one((state.entity, state.metric.name.as_ptr()));
+                self.admitted.entry(metric).and_modify(|sets| *sets -= 1);
+            }
+            ended.extend(entities.get(&state.entity).and_then(|entity| state.ended(entity)));
+            false
+        });
+        self.admitted.retain(|_, sets| *sets > 0);
     }
 }

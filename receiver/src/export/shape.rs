@@ -79,3 +79,6 @@ fn is_empty(data: &Data) -> bool {
         Data::Summary(all) => all.data_points.is_empty(),
     }
 }
+
+#[cfg(test)]
+mod tests;

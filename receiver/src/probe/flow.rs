@@ -111,7 +111,7 @@ impl Udp {
             rest(NetworkTransport::Udp, &counted(&beyond), peers.round, batch, self.started);
         }
         if entries > PEERS as usize / 2 {
-            let is_gone = |of: &_| peers.round.entity(&origin(of)).is_none();
+            let is_gone = |of: &_| peers.round.owner(&origin(of)).is_none();
             let now = nanoseconds(clock_gettime(ClockId::Monotonic));
             self.program.forget(Duration::from_nanos(now), SILENT, is_gone)?;
         }
@@ -151,7 +151,7 @@ impl Sums {
     }
 
     fn add(&mut self, peers: &Peers<'_>, key: &flow_key, traffic: &flow) {
-        let Some(entity) = peers.round.entity(&origin(&key.entity)) else { return };
+        let Some(entity) = peers.round.owner(&origin(&key.entity)) else { return };
         let peer = peers.name(key);
         let sum = self.sums.entry((entity.key, peer.clone()));
         sum.or_insert_with(|| Sum { entity, peer, traffic: flow::default() }).add(traffic, self.pass);

@@ -28,7 +28,7 @@ impl<W, V> Default for Sums<W, V> {
 impl<W: Eq + Hash + Clone, V: Merge + Copy> Sums<W, V> {
     /// Adds the value of one key. Namespaces that the settings leave out have no entity and no points.
     pub(super) fn add(&mut self, round: &Round<'_>, origin: &Origin, what: W, value: &V) {
-        if let Some(entity) = round.entity(origin) {
+        if let Some(entity) = round.owner(origin) {
             self.add_to(entity, what, value);
         }
     }

@@ -191,18 +191,33 @@ impl Task {
 
     /// Stops counting first: what the kernel saw and what came out of the ring must be of the same packets.
     async fn end(&mut self) {
+        if self.probes.is_empty() {
+            return;
+        }
         self.probes.iter_mut().for_each(|running| running.probe.detach());
         sleep(TURN).await;
         self.drain().await;
         self.collect(true).await;
     }
 
+    /// Lets a probe go and tells that its series end.
+    async fn remove(&mut self, name: &str) {
+        if self.probes.iter().any(|running| running.account.definition.has_own_task()) {
+            self.end().await;
+        }
+        self.probes.retain(|running| running.name() != name);
+        self.parsers.unload();
+        let request = Batch::end_of(&mut self.series, name, Clock::read().now());
+        if let Some(request) = request {
+            self.around.outbox.load().send(Delivery { payload: Payload::Metrics(request), account: None });
+        }
+    }
+
     async fn apply(&mut self, command: Command) {
         match command {
             Command::Add(running) => self.probes.push(*running),
             Command::Remove(name, done) => {
-                self.probes.retain(|running| running.name() != name);
-                self.parsers.unload();
+                self.remove(name).await;
                 // The asker may have stopped waiting.
                 let _ = done.send(());
             }
@@ -238,8 +253,6 @@ impl Task {
         let due = self.probes.iter().filter(|running| is_due(running));
         let wanted = due.map(|running| running.probe.wanted()).fold(Wanted::default(), Wanted::or);
         let round = Round::new(self.around.pods.snapshot(), Clock::read(), &self.parsers, wanted);
-        let longest = self.probes.iter().map(|running| running.every).max()?;
-        self.series.keep(longest);
         let mut batch = Batch::new(&mut self.series, round.now);
         self.probes.retain_mut(|running| {
             if !is_due(running) {

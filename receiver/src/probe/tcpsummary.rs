@@ -103,7 +103,7 @@ fn by_entity(view: &View, round: &Round<'_>) -> HashMap<u64, Owned> {
         owned(&mut all, entity).add(key, sums);
     }
     for (holder, times) in &view.round_trips {
-        let Some(entity) = round.entity(&origin(holder)) else { continue };
+        let Some(entity) = round.owner(&origin(holder)) else { continue };
         owned(&mut all, entity).round_trips.get_or_insert_default().merge(times);
     }
     all

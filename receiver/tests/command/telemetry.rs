@@ -61,7 +61,7 @@ pub(crate) fn points(output: &str, metric: &str) -> Vec<Point> {
     metrics(output).iter().flat_map(|request| points_of(request, metric)).collect()
 }
 
-/// The points of a metric in one request.
+/// The points of a metric in one request, but those that only say that a series has ended.
 pub(crate) fn points_of(request: &ExportMetricsServiceRequest, wanted: &str) -> Vec<Point> {
     let mut points = Vec::new();
     for resource in &request.resource_metrics {
@@ -78,7 +78,7 @@ pub(crate) fn points_of(request: &ExportMetricsServiceRequest, wanted: &str) -> 
                 metric: metric.name.clone(),
                 point: point.clone(),
             };
-            points.extend(data.iter().map(of));
+            points.extend(data.iter().filter(|point| point.value.is_some()).map(of));
         }
     }
     points

@@ -19,7 +19,8 @@ use prost::Message;
 /// Series that are remembered at most, all probes together: four times what the probe with the most may have. A series
 /// beyond it is told of no more, and counted.
 const SERIES: usize = 262_144;
-/// Nanoseconds after which a series that no longer shows up makes room for others, once there is none.
+/// Nanoseconds after which a series that no longer shows up makes room for others, once there is none, and for which one
+/// that has ended may come back: what it was told of is not told again.
 const STALE: u64 = 600_000_000_000;
 
 /// What differences are told against.
@@ -28,12 +29,15 @@ pub(super) struct Baselines {
     since: u64,
     known: HashMap<u64, Baseline>,
     hasher: RandomState,
+    /// When those that had ended were last looked through.
+    tidied: u64,
 }
 
 struct Baseline {
     start: u64,
     time: u64,
     total: Total,
+    ended: bool,
 }
 
 /// The last total of a series.
@@ -76,7 +80,7 @@ trait Point {
 impl Baselines {
     /// Nothing is known yet.
     pub(super) fn from(since: u64) -> Self {
-        Self { since, known: HashMap::new(), hasher: RandomState::new() }
+        Self { since, known: HashMap::new(), hasher: RandomState::new(), tidied: since }
     }
 
     /// A number for whom metrics are of.
@@ -115,15 +119,14 @@ impl Baselines {
     fn point(&mut self, whose: u64, metric: &str, point: &mut impl Point) -> bool {
         let attributes: Vec<Vec<u8>> = point.attributes().iter().map(Message::encode_to_vec).collect();
         let series = self.hasher.hash_one((whose, metric, attributes));
-        // The series ends: nothing is told against it any more.
+        let (start, time) = point.times();
+        let (since, now) = (*start, time);
         let (true, Some(total)) =
             (point.flags() & DataPointFlags::NoRecordedValueMask as u32 == 0, point.total())
         else {
-            self.known.remove(&series);
+            *point.times().0 = self.end(series, now).unwrap_or(since);
             return true;
         };
-        let (start, time) = point.times();
-        let (since, now) = (*start, time);
         let known = self.known.get(&series).filter(|known| known.start == since);
         let told = match known {
             Some(known) if point.take_off(&known.total) => {
@@ -132,10 +135,24 @@ impl Baselines {
             }
             // It started anew: all that it counts is new.
             Some(_) => true,
-            // What it counts has been told of by another run, or nobody knows since when it counts.
-            None => self.known.contains_key(&series) || (since >= self.since && since < now),
+            // Nobody knows since when it counts.
+            None if since >= now => false,
+            // What it counts may have been told of by another run.
+            None => self.known.contains_key(&series) || since >= self.since,
         };
-        self.remember(series, Baseline { start: since, time: now, total }) && told
+        let baseline = Baseline { start: since, time: now, total, ended: false };
+        self.remember(series, baseline) && told
+    }
+
+    /// Notes that a series ends; until when it was told of.
+    fn end(&mut self, series: u64, now: u64) -> Option<u64> {
+        if self.tidied + STALE < now {
+            self.tidied = now;
+            self.known.retain(|_, known| !known.ended || known.time + STALE > now);
+        }
+        let known = self.known.get_mut(&series)?;
+        known.ended = true;
+        Some(std::mem::replace(&mut known.time, now))
     }
 
     /// Whether there is room for it.

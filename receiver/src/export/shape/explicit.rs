@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 const LOWEST: i32 = -80;
 const HIGHEST: i32 = 13;
 
-static BOUNDS: LazyLock<Vec<f64>> =
+pub(super) static BOUNDS: LazyLock<Vec<f64>> =
     LazyLock::new(|| (LOWEST..=HIGHEST).map(|index| (f64::from(index) / 4.0).exp2()).collect());
 
 /// The same distribution, with what is beyond the bounds in the first and the last bucket.

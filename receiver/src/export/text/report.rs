@@ -9,7 +9,10 @@ use jitterscope_semconv::attribute as key;
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::KeyValue,
-    metrics::v1::{ExponentialHistogramDataPoint, Metric, NumberDataPoint, metric::Data, number_data_point},
+    metrics::v1::{
+        DataPointFlags, ExponentialHistogramDataPoint, Metric, NumberDataPoint, metric::Data,
+        number_data_point,
+    },
     resource::v1::Resource,
 };
 
@@ -85,7 +88,7 @@ impl Report {
 
     fn numbers(&mut self, entity: &str, metric: &Metric, points: &[NumberDataPoint], monotonic: bool) {
         let rates = monotonic && !self.totals;
-        for point in points {
+        for point in points.iter().filter(|point| !has_ended(point.flags)) {
             let labels = labels(&point.attributes);
             let time = self.see(point.time_unix_nano);
             let number = value(point);
@@ -103,7 +106,7 @@ impl Report {
     }
 
     fn histograms(&mut self, entity: &str, metric: &Metric, points: &[ExponentialHistogramDataPoint]) {
-        for point in points {
+        for point in points.iter().filter(|point| !has_ended(point.flags)) {
             let labels = labels(&point.attributes);
             let time = self.see(point.time_unix_nano);
             let all = Durations::of(point);
@@ -184,6 +187,11 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Whether it only says that its series has ended, which is nothing that a person has to be told.
+fn has_ended(flags: u32) -> bool {
+    flags & DataPointFlags::NoRecordedValueMask as u32 != 0
 }
 
 /// The receiver's own telemetry is for Collectors; a person asks for it where it matters.
@@ -268,6 +276,18 @@ mod tests {
         report.add(&request(30, 104));
         let text = written(&mut report);
         assert!(text.contains("host\n  tcp.segment.resets                 5/s"), "{text}");
+        assert_eq!(written(&mut report), "");
+    }
+
+    #[test]
+    fn the_end_of_a_series_is_no_row() {
+        let mut report = Report::default();
+        let mut end = request(0, 100);
+        let metric = &mut end.resource_metrics[0].scope_metrics[0].metrics[0];
+        let Some(Data::Sum(sum)) = &mut metric.data else { panic!("a sum") };
+        sum.data_points[0].flags = 1;
+        sum.data_points[0].value = None;
+        report.add(&end);
         assert_eq!(written(&mut report), "");
     }
 

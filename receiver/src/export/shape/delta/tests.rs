@@ -78,17 +78,47 @@ fn sums_that_may_fall_stay_totals() {
     assert_eq!((baselines.difference(1, "m", &mut data), data), (0, before));
 }
 
-#[test]
-fn a_series_that_ended_is_told_so_and_forgotten() {
-    let mut baselines = Baselines::from(SINCE);
-    told(&mut baselines, 1050, 1100, 4);
-    let mut end = sum(1050, 1200, 0);
-    if let Data::Sum(sum) = &mut end {
+/// Start and time of the point that says that the series ends.
+fn end(baselines: &mut Baselines, start: u64, time: u64) -> (u64, u64) {
+    let mut data = sum(start, time, 0);
+    if let Data::Sum(sum) = &mut data {
         sum.data_points[0].flags = DataPointFlags::NoRecordedValueMask as u32;
         sum.data_points[0].value = None;
     }
-    assert_eq!(baselines.difference(1, "m", &mut end), 0);
+    assert_eq!(baselines.difference(1, "m", &mut data), 0);
+    let Data::Sum(sum) = data else { panic!("still a sum") };
+    let [point] = sum.data_points.as_slice() else { panic!("one point") };
+    assert_eq!((point.flags, point.value), (1, None));
+    (point.start_time_unix_nano, point.time_unix_nano)
+}
+
+#[test]
+fn a_series_that_ended_is_told_so_and_forgotten_after_a_while() {
+    let mut baselines = Baselines::from(SINCE);
+    told(&mut baselines, 1050, 1100, 4);
+    assert_eq!(end(&mut baselines, 1050, 1300), (1100, 1300));
+    assert_eq!(end(&mut baselines, 7, 1300 + 2 * STALE), (7, 1300 + 2 * STALE), "nobody knows it");
     assert!(baselines.known.is_empty());
+}
+
+#[test]
+fn what_comes_back_after_its_end_is_told_from_where_it_was_and_only_once() {
+    let mut baselines = Baselines::from(SINCE);
+    assert_eq!(told(&mut baselines, 1050, 1100, 4), Some((1050, 1100, 4)));
+    end(&mut baselines, 1050, 1300);
+    assert_eq!(told(&mut baselines, 1050, 1400, 6), Some((1300, 1400, 2)));
+    // One that is no longer known by its start goes on from its first point.
+    end(&mut baselines, 1050, 1600);
+    assert_eq!(told(&mut baselines, 1700, 1700, 7), None);
+    assert_eq!(told(&mut baselines, 1700, 1800, 9), Some((1700, 1800, 2)));
+}
+
+#[test]
+fn what_ended_and_then_began_anew_is_told_in_full() {
+    let mut baselines = Baselines::from(SINCE);
+    told(&mut baselines, 1050, 1100, 4);
+    end(&mut baselines, 1050, 1300);
+    assert_eq!(told(&mut baselines, 1350, 1400, 6), Some((1350, 1400, 6)));
 }
 
 fn histogram(time: u64, offset: i32, counts: &[u64]) -> Data {

@@ -1,0 +1,64 @@
+//! Whose the entries of a kernel's map are once their owner is gone: what it had counted is not told again of another one.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use foldhash::quality::RandomState;
+
+use crate::pods::{Entity, Origin, Snapshot};
+
+/// Nanoseconds after which an origin that nobody asks for is forgotten: longer than any interval of a probe.
+const FORGOTTEN: u64 = 4 * 3600 * 1_000_000_000;
+
+/// What each origin resolved to. Its size follows the maps of the kernel, which are bounded.
+#[derive(Default)]
+pub(super) struct Owners {
+    known: HashMap<Origin, Owner, RandomState>,
+    looked_through: u64,
+}
+
+struct Owner {
+    entity: Arc<Entity>,
+    asked: u64,
+}
+
+impl Owners {
+    /// Whose the counts of an origin are. Once it resolves no more, they stay with whom they were of, for as long as that one
+    /// `is_alive`, and are nobody's after. One that never resolved gets the best that can be said.
+    pub(super) fn of(
+        &mut self,
+        origin: &Origin,
+        pods: &Snapshot,
+        now: u64,
+        is_alive: impl Fn(u64) -> bool,
+    ) -> Option<Arc<Entity>> {
+        let found = pods.resolve(origin);
+        match (self.known.entry(*origin), found) {
+            (Entry::Occupied(mut known), Some(found)) => {
+                known.insert(Owner { entity: Arc::clone(&found), asked: now });
+                Some(found)
+            }
+            (Entry::Vacant(new), Some(found)) => {
+                new.insert(Owner { entity: Arc::clone(&found), asked: now });
+                Some(found)
+            }
+            (Entry::Vacant(_), None) => pods.fallback(origin),
+            (Entry::Occupied(mut known), None) => {
+                known.get_mut().asked = now;
+                let (former, other) = (&known.get().entity, pods.fallback(origin)?);
+                let stays = other.key == former.key || is_alive(former.key);
+                stays.then(|| Arc::clone(former))
+            }
+        }
+    }
+
+    /// Forgets what nobody asks for any more, now and then.
+    pub(super) fn tidy(&mut self, now: u64) {
+        if self.looked_through.saturating_add(FORGOTTEN) < now {
+            self.known.retain(|_, owner| owner.asked.saturating_add(FORGOTTEN) >= now);
+            self.looked_through = now;
+        }
+    }
+}
