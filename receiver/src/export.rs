@@ -6,6 +6,8 @@ mod answer;
 mod client;
 mod connect;
 mod disk;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod grpc;
 mod http;
 mod line;

@@ -41,6 +41,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 pub mod logging;
 pub mod netlink;

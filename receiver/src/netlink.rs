@@ -4,6 +4,8 @@
 //! closed soon.
 
 pub mod conntrack;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod message;
 pub mod qdisc;
 pub mod rdma;
@@ -253,5 +255,9 @@ fn refusal(message: &Message<'_>) -> Result<(), NetlinkError> {
         return Ok(());
     }
     let number = message.body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    if number == 0 { Ok(()) } else { Err(NetlinkError::Refused(io::Error::from_raw_os_error(-number))) }
+    if number == 0 {
+        Ok(())
+    } else {
+        Err(NetlinkError::Refused(io::Error::from_raw_os_error(number.saturating_neg())))
+    }
 }

@@ -19,6 +19,8 @@ mod cgroup;
 mod cri;
 mod directories;
 mod entity;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod inside;
 mod instance;
 mod instances;

@@ -10,6 +10,8 @@ mod errno;
 mod family;
 mod fd;
 mod flow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod homes;
 mod io;
 mod ip;

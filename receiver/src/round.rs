@@ -4,6 +4,8 @@
 //! instant and pays once. Where a table comes from is `round::read` alone.
 
 pub mod counters;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod interfaces;
 pub mod ipvs;
 pub mod netlink;

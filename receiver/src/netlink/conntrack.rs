@@ -75,7 +75,7 @@ impl Counters {
         self.0[counter as usize]
     }
 
-    fn add(&mut self, message: &Message<'_>) {
+    pub(super) fn add(&mut self, message: &Message<'_>) {
         for (kind, content) in attributes(message.body.get(HEADER..).unwrap_or_default()) {
             if let (Some(sum), Some(value)) = (self.0.get_mut(usize::from(kind)), number(content)) {
                 *sum = Some(sum.unwrap_or(0) + u64::from(value));
@@ -106,7 +106,7 @@ pub fn totals(socket: &Socket, buffer: &mut Buffer) -> Result<Totals, NetlinkErr
     socket.ask(buffer, &question(GET_TOTALS, 0, &[0; HEADER]), read_totals)
 }
 
-fn read_totals(message: &Message<'_>) -> Option<Totals> {
+pub(super) fn read_totals(message: &Message<'_>) -> Option<Totals> {
     let attributes = message.body.get(HEADER..)?;
     let get = |kind| super::message::attribute(attributes, kind).and_then(number);
     Some(Totals { entries: get(ENTRIES)?, limit: get(LIMIT) })

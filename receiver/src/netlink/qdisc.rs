@@ -107,7 +107,11 @@ impl Names<'_> {
     }
 }
 
-fn qdisc(message: &Message<'_>, children: bool, name: impl FnOnce(u32) -> Option<String>) -> Option<Qdisc> {
+pub(super) fn qdisc(
+    message: &Message<'_>,
+    children: bool,
+    name: impl FnOnce(u32) -> Option<String>,
+) -> Option<Qdisc> {
     let field = |at: usize| message.body.get(at..).and_then(number);
     let attributes = message.body.get(HEADER..).filter(|_| message.kind == NEW)?;
     let parent = field(12).filter(|parent| *parent < PLACES).map(Handle);

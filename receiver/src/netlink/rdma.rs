@@ -34,7 +34,7 @@ pub fn resources(socket: &Socket, buffer: &mut Buffer) -> Result<Vec<Resources>,
     socket.dump(buffer, &question(GET, DUMP, &[]), |found: &mut Vec<Resources>, message| read(found, message))
 }
 
-fn read(found: &mut Vec<Resources>, message: &Message<'_>) {
+pub(super) fn read(found: &mut Vec<Resources>, message: &Message<'_>) {
     let device = attribute(message.body, DEVICE_NAME).and_then(text);
     let (Some(device), Some(summary)) = (device, attribute(message.body, SUMMARY)) else { return };
     found.extend(attributes(summary).filter_map(|(_, entry)| {

@@ -60,10 +60,7 @@ impl Processes {
     /// When the process started, in clock ticks since boot; `None`: it is gone. With the pid this names one process for
     /// good: field 22 of `/proc/<pid>/stat`, see `proc_pid_stat(5)`.
     pub(super) fn start_ticks(&self, pid: u32) -> Option<u64> {
-        let stat = std::fs::read_to_string(self.file(pid, "stat")).ok()?;
-        // The command, field 2, is in parentheses and may contain anything, parentheses and blanks too.
-        let (_, after_command) = stat.rsplit_once(')')?;
-        after_command.split_ascii_whitespace().nth(19)?.parse().ok()
+        started(&std::fs::read_to_string(self.file(pid, "stat")).ok()?)
     }
 
     /// Text of `/proc/<pid>/cgroup`; `None`: the process is gone or hidden.
@@ -89,6 +86,12 @@ impl Processes {
     }
 }
 
+pub(super) fn started(stat: &str) -> Option<u64> {
+    // The command, field 2, is in parentheses and may contain anything, parentheses and blanks too.
+    let (_, after_command) = stat.rsplit_once(')')?;
+    after_command.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 fn pid(name: &CStr) -> Option<u32> {
     let name = name.to_bytes();
     // Most entries of /proc that are no process begin with a letter: decide that without parsing.
@@ -106,7 +109,7 @@ fn netns(proc: &OwnedFd, pid: u32) -> Result<u32, Errno> {
 }
 
 /// The number in `net:[4026531840]`.
-fn inode(link: &[u8]) -> Option<u32> {
+pub(super) fn inode(link: &[u8]) -> Option<u32> {
     let number = link.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(number).ok()?.parse().ok()
 }

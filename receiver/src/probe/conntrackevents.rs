@@ -11,6 +11,8 @@
 mod bucket;
 mod listeners;
 mod tell;
+#[cfg(any(test, fuzzing))]
+pub(super) use self::tell::occurrence;
 
 use std::{os::fd::BorrowedFd, sync::Arc};
 

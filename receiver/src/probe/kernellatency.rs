@@ -224,3 +224,10 @@ fn sent(view: &View) -> Option<&'static str> {
     }
     (!view.postrouting).then_some("sent packets: local_out and postrouting only in the total")
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    let view = View { local_in: true, routing: true, departures: true, postrouting: true };
+    super::observed::read_record(Reader(view), bytes);
+}

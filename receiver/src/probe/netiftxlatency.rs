@@ -134,3 +134,9 @@ impl Attributes for What {
         attributes
     }
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    super::observed::read_record(NetifTxLatency, bytes);
+}

@@ -37,6 +37,22 @@ pub(super) trait Reading: Send + 'static {
     }
 }
 
+/// Reads a record as if it came out of the ring, if it is long enough; what comes of it can be told.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record<R: Reading>(mut reading: R, bytes: &[u8]) {
+    if let Ok((record, _)) = R::Record::read_from_prefix(bytes) {
+        check_record(&mut reading, &record);
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) fn check_record<R: Reading>(reading: &mut R, record: &R::Record) {
+    let occurrence = reading.occurrence(record, &Clock::read());
+    assert!(!occurrence.body.is_empty() && !occurrence.body.contains('\0'), "{occurrence:?}");
+    let keys: std::collections::HashSet<_> = occurrence.attributes.iter().map(|one| &one.key).collect();
+    assert_eq!(keys.len(), occurrence.attributes.len(), "{occurrence:?}");
+}
+
 /// A probe made of a program, its maps, and how its records read.
 pub(super) struct Observed<R> {
     observer: Observer,

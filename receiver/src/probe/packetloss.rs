@@ -219,3 +219,21 @@ pub(super) fn transport_name(protocol: u8) -> String {
     let known = names.iter().find(|(number, _)| *number == protocol);
     known.map_or_else(|| protocol.to_string(), |(_, name)| (*name).to_owned())
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names. Its addresses are replaced by one: each that is
+/// new costs a look through all symbols.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    thread_local! {
+        static READING: std::cell::RefCell<Packetloss> = std::cell::RefCell::new(Packetloss {
+            teller: Teller::new(Symbols::new(Arc::default())),
+            reasons: Arc::default(),
+        });
+    }
+    let Ok((mut record, _)) = <packetloss::Event as zerocopy::FromBytes>::read_from_prefix(bytes) else {
+        return;
+    };
+    record.location = 0;
+    record.stack.fill(0);
+    READING.with_borrow_mut(|reading| super::observed::check_record(reading, &record));
+}

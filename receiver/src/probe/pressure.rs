@@ -122,6 +122,13 @@ fn lines(text: &str) -> impl Iterator<Item = (PressureKind, Duration)> {
     })
 }
 
+/// Reads the text of a file.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_lines(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    assert!(lines(&text).count() <= text.lines().count());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -114,3 +114,9 @@ fn instead(holder: &stretch) -> (Vec<KeyValue>, String) {
     };
     (facts, words)
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    super::observed::read_record(SchedLatency, bytes);
+}

@@ -124,3 +124,9 @@ impl Attributes for What {
         ]
     }
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    super::observed::read_record(SocketLatency { missing: None }, bytes);
+}

@@ -170,3 +170,9 @@ fn family(number: u32) -> Option<NetworkType> {
 fn error_type(number: u32) -> &'static str {
     if number == 0 { "canceled" } else { errno::name(number) }
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    super::observed::read_record(TcpConnect, bytes);
+}

@@ -57,6 +57,7 @@ struct TcpReset {
 }
 
 /// The running kernel's names of reasons, by number.
+#[derive(Default)]
 struct Reasons(HashMap<u32, String>);
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
@@ -190,4 +191,10 @@ fn explain(reason: &str) -> Option<&'static str> {
         ("TCP_RFC7323_PAWS", "a timestamp was too old"),
     ];
     words.iter().find(|(name, _)| *name == reason).map(|(_, words)| *words)
+}
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    super::observed::read_record(TcpReset { reasons: Arc::default() }, bytes);
 }

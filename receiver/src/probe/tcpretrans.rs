@@ -136,3 +136,9 @@ fn sentence(record: &retransmit_event) -> String {
     };
     format!("{}: sent again {cause}{attempt}", ends(&record.head.connection))
 }
+
+/// Reads a record as if it came out of the ring, without a kernel's names.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_record(bytes: &[u8]) {
+    super::observed::read_record(TcpRetrans, bytes);
+}

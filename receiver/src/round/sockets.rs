@@ -5,6 +5,8 @@
 //! Where the program cannot run, netlink and `/proc/<pid>/fd` give the same sums at a longer interval.
 
 mod diag;
+#[cfg(any(test, fuzzing))]
+pub(super) use diag::{read_diag, read_limit};
 
 use std::{
     os::unix::fs::MetadataExt,

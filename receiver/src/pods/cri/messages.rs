@@ -87,3 +87,11 @@ pub(super) struct GetEventsRequest {}
 /// `ContainerEventResponse`. That something happened is all that is taken from it: the lists say what.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ContainerEventResponse {}
+
+/// Reads an answer as each of those that are read.
+#[cfg(any(test, fuzzing))]
+pub(in crate::pods) fn read(bytes: &[u8]) {
+    let sandboxes = ListPodSandboxResponse::decode(bytes).is_ok();
+    let containers = ListContainersResponse::decode(bytes).is_ok();
+    std::hint::black_box((sandboxes, containers, VersionResponse::decode(bytes).is_ok()));
+}

@@ -34,7 +34,7 @@ const STATUS: [(u32, &str); 12] = [
 
 /// The kernel gives an event no time (unless `nf_conntrack_timestamp` is set): it is that of its reading, some milliseconds
 /// later, but in order.
-pub(super) fn occurrence(event: &Event<'_>, netns: Netns) -> Occurrence {
+pub(in crate::probe) fn occurrence(event: &Event<'_>, netns: Netns) -> Occurrence {
     let (name, body, attributes) = match event {
         Event::Flow(change, flow) => {
             (&event::CONNTRACK_CHANGED, flow_sentence(*change, flow), flow_attributes(*change, flow))

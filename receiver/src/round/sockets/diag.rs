@@ -6,6 +6,8 @@
 
 mod dump;
 mod process;
+#[cfg(any(test, fuzzing))]
+pub(in crate::round) use self::{dump::read_diag, process::limit as read_limit};
 
 use std::{
     collections::HashMap,

@@ -112,7 +112,9 @@ fn dump(request: &[u8], mut visit: impl FnMut(&[u8])) -> io::Result<()> {
         while let Some((kind, body, next)) = message(rest) {
             match kind {
                 DONE => return Ok(()),
-                ERROR => return Err(io::Error::from_raw_os_error(-(word(body, 0).cast_signed()))),
+                ERROR => {
+                    return Err(io::Error::from_raw_os_error(word(body, 0).cast_signed().saturating_neg()));
+                }
                 _ => visit(body),
             }
             rest = next;
@@ -191,4 +193,23 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 /// The 16-bit number at `at`, 0 beyond the end.
 fn short(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).and_then(|short| short.try_into().ok()).map_or(0, u16::from_ne_bytes)
+}
+
+/// Reads an answer, and its bytes as the body of a message.
+#[cfg(any(test, fuzzing))]
+pub(in crate::round) fn read_diag(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((_, body, next)) = message(rest) {
+        assert!(next.len() < rest.len());
+        read_body(body);
+        rest = next;
+    }
+    read_body(bytes);
+}
+
+#[cfg(any(test, fuzzing))]
+fn read_body(body: &[u8]) {
+    let families = [TCP, UDP].map(|protocol| inet(body, protocol).map(|socket| socket.family));
+    assert!(families.iter().flatten().all(|family| matches!(family, 4 | 6)));
+    std::hint::black_box(unix(body));
 }

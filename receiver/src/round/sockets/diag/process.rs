@@ -58,7 +58,7 @@ fn kind(link: &str) -> u32 {
 }
 
 /// The soft limit of open files.
-fn limit(limits: &str) -> Option<u64> {
+pub(in crate::round) fn limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -1,0 +1,57 @@
+//! Everything that reads bytes which others wrote, as functions of such bytes: what fuzzing calls. Each checks what must hold
+//! of whatever they are; a panic is a finding.
+//!
+//! `make test` tries each with bytes near samples for a moment, `make fuzz` by coverage for as long as it is told to.
+
+pub(crate) mod near;
+
+use crate::{export, netlink, pods, probe, round};
+
+/// What reads foreign bytes.
+pub struct Target {
+    /// What it is called.
+    pub name: &'static str,
+    /// Reads the bytes.
+    pub read: fn(&[u8]),
+    /// Bytes that are whole.
+    pub samples: &'static [&'static [u8]],
+}
+
+/// All of them. Files of the queue join when they are read.
+pub fn targets() -> impl Iterator<Item = &'static Target> {
+    [
+        export::fuzz::TARGETS,
+        netlink::fuzz::TARGETS,
+        round::fuzz::TARGETS,
+        pods::fuzz::TARGETS,
+        probe::fuzz::TARGETS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+
+    use super::*;
+
+    /// Tries of each target.
+    const TRIES: u32 = 2000;
+
+    #[test]
+    fn whatever_the_bytes_are_each_of_them_is_read() {
+        let config = ProptestConfig { cases: TRIES, failure_persistence: None, ..ProptestConfig::default() };
+        for target in targets() {
+            target.samples.iter().for_each(|sample| (target.read)(sample));
+            let bytes = vec(any::<u8>(), 0..512);
+            let read = |bytes: Vec<u8>| {
+                (target.read)(&bytes);
+                (target.read)(&near::sample(target.samples, &bytes));
+                Ok(())
+            };
+            let result = TestRunner::new(config.clone()).run(&bytes, read);
+            result.unwrap_or_else(|error| panic!("{}: {error}", target.name));
+        }
+    }
+}
