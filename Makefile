@@ -8,7 +8,10 @@ KERNELS ?=
 # Seconds under load of `make soak`.
 SOAK_SECONDS ?= 600
 
-.PHONY: run test bench vm soak lint
+# Seconds that `make fuzz` spends on each target.
+FUZZ_SECONDS ?= 60
+
+.PHONY: run test bench vm soak fuzz lint
 
 run:
 	integration/setup.sh run
@@ -31,6 +34,11 @@ soak:
 	integration/setup.sh test
 	cargo build --release --package jitterscope
 	JITTERSCOPE_SOAK=$(SOAK_SECONDS) JITTERSCOPE_BIN=$$(pwd)/target/release/jitterscope cargo test --package jitterscope-integration --test soak
+
+# Everything that reads foreign bytes, by coverage; a moment of it without is in `make test`.
+fuzz:
+	integration/setup.sh run
+	FUZZ_SECONDS=$(FUZZ_SECONDS) integration/fuzz.sh
 
 # The tests of all eBPF programs, of IPVS, and of which probes can run, on other kernels, in virtual machines.
 vm:

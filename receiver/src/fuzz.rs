@@ -3,7 +3,7 @@
 //!
 //! `make test` tries each with bytes near samples for a moment, `make fuzz` by coverage for as long as it is told to.
 
-pub(crate) mod near;
+mod near;
 
 use crate::{export, netlink, pods, probe, round};
 
@@ -15,6 +15,14 @@ pub struct Target {
     pub read: fn(&[u8]),
     /// Bytes that are whole.
     pub samples: &'static [&'static [u8]],
+}
+
+impl Target {
+    /// Reads bytes, as they are and as changes of a sample.
+    pub fn try_with(&self, bytes: &[u8]) {
+        (self.read)(bytes);
+        (self.read)(&near::sample(self.samples, bytes));
+    }
 }
 
 /// All of them. Files of the queue join when they are read.
@@ -46,8 +54,7 @@ mod tests {
             target.samples.iter().for_each(|sample| (target.read)(sample));
             let bytes = vec(any::<u8>(), 0..512);
             let read = |bytes: Vec<u8>| {
-                (target.read)(&bytes);
-                (target.read)(&near::sample(target.samples, &bytes));
+                target.try_with(&bytes);
                 Ok(())
             };
             let result = TestRunner::new(config.clone()).run(&bytes, read);

@@ -1,7 +1,7 @@
 //! Bytes that are nearly a sample, for blind tries seldom come beyond the first check of a format.
 
 /// One of the samples, changed as `bytes` say, three of them for each change: where, how, to what.
-pub(crate) fn sample(samples: &[&[u8]], bytes: &[u8]) -> Vec<u8> {
+pub(super) fn sample(samples: &[&[u8]], bytes: &[u8]) -> Vec<u8> {
     let Some((which, changes)) = bytes.split_first() else { return Vec::new() };
     let mut sample =
         samples.get(usize::from(*which) % samples.len().max(1)).map_or(Vec::new(), |one| one.to_vec());
