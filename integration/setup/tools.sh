@@ -25,6 +25,18 @@ need_helm() {
 	provide "Helm $HELM_VERSION" "helm-$HELM_VERSION/helm" go_build helm helm.sh/helm/v4/cmd/helm helm
 }
 
+need_prometheus() {
+	provide "Prometheus $PROMETHEUS_VERSION" "prometheus-$PROMETHEUS_VERSION/prometheus" build_prometheus
+}
+
+# Without discovery of targets: it is sent to. Its storage wants cgo.
+build_prometheus() {
+	local home=$1
+	go_environment
+	CGO_ENABLED=1 go build -C "$here/tools/prometheus" -mod=readonly -trimpath -ldflags '-s -w' -tags remove_all_sd,netgo \
+		-o "$home/prometheus" github.com/prometheus/prometheus/cmd/prometheus
+}
+
 # The Collector is the manifest's own: a changed manifest is built anew.
 need_collector() {
 	local home=collector-$COLLECTOR_VERSION

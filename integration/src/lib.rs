@@ -14,6 +14,7 @@ pub mod otlp;
 pub mod packet;
 pub mod poll;
 pub mod random;
+pub mod prometheus;
 pub mod receiver;
 pub mod requirements;
 pub mod tcp;

@@ -70,6 +70,11 @@ impl Bed {
         self.outbox.send(Delivery { payload: payload(signal, numbers), account: None });
     }
 
+    /// Gives them a request.
+    pub fn deliver(&self, payload: Payload) {
+        self.outbox.send(Delivery { payload, account: None });
+    }
+
     /// The account of one of them.
     #[must_use]
     pub fn account(&self, at: usize) -> Arc<DestinationAccount> {

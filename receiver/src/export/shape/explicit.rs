@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use opentelemetry_proto::tonic::metrics::v1::{
-    ExponentialHistogram, ExponentialHistogramDataPoint, Histogram, HistogramDataPoint,
+    DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Histogram, HistogramDataPoint,
 };
 
 /// The bounds are 2^(index / 4) seconds of these: from 0.95 µs to 9.5 s.
@@ -34,7 +34,8 @@ fn point(from: &ExponentialHistogramDataPoint) -> HistogramDataPoint {
         start_time_unix_nano: from.start_time_unix_nano,
         time_unix_nano: from.time_unix_nano,
         count: from.count,
-        sum: from.sum,
+        // Prometheus ends the series of a sum only where there is one.
+        sum: from.sum.or((from.flags & DataPointFlags::NoRecordedValueMask as u32 != 0).then_some(0.0)),
         bucket_counts: counts,
         explicit_bounds: BOUNDS.clone(),
         exemplars: from.exemplars.clone(),

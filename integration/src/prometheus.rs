@@ -1,0 +1,110 @@
+//! A real Prometheus with `otel-config/prometheus.yml`: what it was sent is queried.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::network::free_addresses;
+use crate::{poll, tools};
+
+/// A running Prometheus. Dropping it kills it.
+#[derive(Debug)]
+pub struct Prometheus {
+    process: Child,
+    address: String,
+    _directory: TempDir,
+}
+
+/// A sample of an answer: its labels, and its value.
+pub type Sample = (Value, f64);
+
+impl Prometheus {
+    /// Starts it on a free port of the loopback; `None` and a reason on standard error where it is not built, a failure in
+    /// continuous integration.
+    ///
+    /// # Errors
+    /// It is not ready in time; its log is in the message.
+    pub fn start() -> Result<Option<Self>> {
+        let Some(program) = tools::path_or_skip("prometheus", "prometheus") else { return Ok(None) };
+        let [address] = free_addresses()?;
+        let directory = TempDir::new()?;
+        let log = directory.path().join("log");
+        let process = Command::new(program)
+            .arg("--config.file")
+            .arg(tools::repository().join("otel-config/prometheus.yml"))
+            .arg("--storage.tsdb.path")
+            .arg(directory.path().join("data"))
+            .args(["--web.listen-address", &address, "--web.enable-otlp-receiver"])
+            .arg("--enable-feature=otlp-deltatocumulative,exemplar-storage")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("cannot start Prometheus")?;
+        let prometheus = Self { process, address, _directory: directory };
+        let is_ready = || prometheus.request("GET", "/-/ready", "").is_ok_and(|ready| ready.0).then_some(());
+        poll::until("Prometheus is ready", is_ready)
+            .with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
+        Ok(Some(prometheus))
+    }
+
+    /// Its OTLP endpoint, without the path of a signal.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}/api/v1/otlp", self.address)
+    }
+
+    /// Evaluates a query at a time in seconds since the epoch.
+    ///
+    /// # Errors
+    /// It is refused; what Prometheus says is in the message.
+    pub fn query(&self, query: &str, seconds: f64) -> Result<Vec<Sample>> {
+        let body = format!("query={}&time={seconds}", encoded(query));
+        let (taken, answer) = self.request("POST", "/api/v1/query", &body)?;
+        ensure!(taken, "{query}: {answer}");
+        let answer: Value = serde_json::from_str(&answer)?;
+        let samples = answer.pointer("/data/result").and_then(Value::as_array).context("no vector")?;
+        let sample = |sample: &Value| {
+            Some((sample.get("metric")?.clone(), sample.pointer("/value/1")?.as_str()?.parse().ok()?))
+        };
+        samples.iter().map(|one| sample(one).with_context(|| format!("no number: {one}"))).collect()
+    }
+
+    /// Whether the answer is a success, and its body.
+    fn request(&self, method: &str, path: &str, body: &str) -> Result<(bool, String)> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        Ok((head.split(' ').nth(1) == Some("200"), body.to_owned()))
+    }
+}
+
+/// As forms are written: every byte that is no letter or digit by its number.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It can only fail when it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
