@@ -144,3 +144,20 @@ async fn a_server_and_its_clients_change_authorities_without_a_loss() {
         assert!(arrived.into_iter().chain(after.numbers(Signal::Logs)).eq(0..10), "{protocol:?}");
     }
 }
+
+/// Certificates that nobody has signed, as in a test of somebody's: believed where that is said, and nowhere else.
+#[tokio::test]
+async fn whoever_answers_is_believed_only_where_the_settings_say_so() {
+    for protocol in Protocol::BOTH {
+        let tls = server(&Authority::new("nobody"), None, protocol);
+        let server = Server::start_at(any(), protocol, Some(tls), []).await;
+        let careful = Bed::start(&[&server.destination()]);
+        careful.send(Signal::Logs, 0..5);
+        failing(&careful, "certificate").await;
+        assert_eq!(server.received().len(), 0, "{protocol:?}");
+        let careless = format!("{}, tls: {{insecure_skip_verify: true}}", server.destination());
+        let careless = Bed::start(&[&careless]);
+        deliver(&careless, 0..5).await;
+        assert_eq!(server.numbers(Signal::Logs), [0, 1, 2, 3, 4], "{protocol:?}");
+    }
+}

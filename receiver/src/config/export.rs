@@ -114,6 +114,8 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// The client's own certificate and key in PEM.
     pub client: Option<(PathBuf, PathBuf)>,
+    /// Whether the server's certificate is not verified.
+    pub skip_verify: bool,
 }
 
 const ENDPOINTS: &str = "http://HOST:PORT, https://HOST:PORT, unix:///PATH; with a path for http/protobuf";
@@ -255,21 +257,33 @@ fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 }
 
 fn tls(r: &mut Reader<'_>, encrypted: bool) -> Tls {
+    const PLAIN: &str = "has no effect, the endpoint is not https";
     let ca =
         r.file("ca_file", "PEM of the certificate authority, in place of the system's", file::certificate);
     let cert = r.file("cert_file", "PEM of the client certificate", file::certificate);
     let key = r.file("key_file", "PEM of the client key", file::private_key);
+    let skip_verify = r.switch(
+        "insecure_skip_verify",
+        false,
+        "true: whoever answers is believed; for a test with certificates that nobody has signed",
+    );
+    if skip_verify && r.is_set("ca_file") {
+        r.problem("ca_file", None, "has no effect with insecure_skip_verify");
+    }
     for name in ["ca_file", "cert_file", "key_file"] {
         if !encrypted && r.is_set(name) {
-            r.problem(name, None, "has no effect, the endpoint is not https");
+            r.problem(name, None, PLAIN);
         }
+    }
+    if !encrypted && skip_verify {
+        r.problem("insecure_skip_verify", None, PLAIN);
     }
     for (name, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
         if r.is_set(name) && !r.is_set(other) {
             r.problem(name, None, format!("needs {other} beside it"));
         }
     }
-    Tls { ca, client: cert.zip(key) }
+    Tls { ca, client: cert.zip(key), skip_verify }
 }
 
 impl Signals {

@@ -1,6 +1,8 @@
 //! Whom a destination is believed to be and how the receiver proves who it is: certificates from files, which are
 //! read again when the files change, as kubelet and certificate managers change them.
 
+mod unverified;
+
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use tokio_rustls::rustls::{
@@ -10,6 +12,7 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 
+use self::unverified::Anyone;
 use crate::config::{Destination, Endpoint, Protocol, Tls};
 
 /// Certificates cannot be used.
@@ -50,6 +53,12 @@ impl Trust {
             return Ok(None);
         }
         let (files, protocol) = (settings.tls.clone(), settings.protocol);
+        if files.skip_verify {
+            tracing::warn!(
+                destination = %settings.endpoint,
+                "tls.insecure_skip_verify: the server's certificate is not verified; whoever answers gets the telemetry and the headers"
+            );
+        }
         let versions = versions(&files);
         let config = Arc::new(load(&files, protocol)?);
         Ok(Some(Self { files, protocol, config, versions }))
@@ -97,8 +106,16 @@ fn believing(
     Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(authorities))
 }
 
+fn believing_anyone() -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, tokio_rustls::rustls::Error> {
+    let provider = Arc::new(default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))))
+}
+
 fn load(files: &Tls, protocol: Protocol) -> Result<ClientConfig, TrustError> {
-    let config = believing(authorities(files.ca.as_deref())?)?;
+    let config =
+        if files.skip_verify { believing_anyone()? } else { believing(authorities(files.ca.as_deref())?)? };
     let mut config = match &files.client {
         Some((certificate, key)) => {
             config.with_client_auth_cert(certificates(certificate)?, private(key)?)?

@@ -159,6 +159,23 @@ fn certificates_without_encryption_are_refused_as_without_effect() {
 }
 
 #[test]
+fn whoever_answers_is_believed_only_where_that_has_an_effect_and_no_authority_is_named() {
+    let ca = written("ca.pem", "-----BEGIN CERTIFICATE-----\n");
+    let text = |url: &str, more: &str| {
+        format!("export: {{otlp: [{{endpoint: '{url}', tls: {{insecure_skip_verify: true{more}}}}}]}}")
+    };
+    assert!(load_yaml(&text("https://a:1", "")).unwrap().export.otlp[0].tls.skip_verify);
+    assert_eq!(
+        problems_of_yaml(&text("http://a:1", "")),
+        ["export.otlp[0].tls.insecure_skip_verify: has no effect, the endpoint is not https"]
+    );
+    assert_eq!(
+        problems_of_yaml(&text("https://a:1", &format!(", ca_file: {}", ca.path.display()))),
+        ["export.otlp[0].tls.ca_file: has no effect with insecure_skip_verify"]
+    );
+}
+
+#[test]
 fn an_endpoint_that_the_protocol_cannot_use_is_refused_with_the_reason() {
     let problems = |destination: &str| problems_of_yaml(&format!("export: {{otlp: [{{{destination}}}]}}"));
     let grpc = |endpoint: &str| problems(&format!("endpoint: '{endpoint}'"));
