@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use jitterscope_integration::otlp::deliver::{self, Bed, given_up, until};
-use jitterscope_integration::otlp::place::{NO_TIME, Place, store, unique};
+use jitterscope_integration::otlp::place::{NO_TIME, Place, scattered, store, unique};
 use jitterscope_integration::otlp::server::{Reply, Server};
 use jitterscope_integration::otlp::{Protocol, Signal};
 use jitterscope_semconv::value::ExporterDropCause;
@@ -139,8 +139,6 @@ async fn the_directory_never_takes_more_than_its_size_and_the_newest_stay() {
     let place = Place::new(directory.path(), ", size: 16MiB");
     let bed = place.bed();
     let (mut next, mut largest) = (0, 0);
-    // Scattered numbers, which compress badly.
-    let scattered = |number: u64| number << 32 | (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
     let block = 30_000;
     while given_up(&bed.terms(Signal::Logs)) < 5 * block {
         for signal in Signal::BOTH {

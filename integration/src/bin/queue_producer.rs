@@ -7,9 +7,10 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use jitterscope_integration::otlp::Signal;
 use jitterscope_integration::otlp::deliver::Bed;
+use jitterscope_integration::otlp::place::scattered;
 
-/// Points and records of a request.
-const ITEMS: u64 = 5;
+/// Points and records of a request, in turn: what is on one page of the file, and what is on many.
+const ITEMS: [u64; 3] = [5, 5, 2000];
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -18,17 +19,18 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let bed = Bed::start(&[&settings]);
-        loop {
+        for items in ITEMS.into_iter().cycle() {
             for signal in Signal::BOTH {
-                bed.send(signal, next..next + ITEMS);
+                bed.send(signal, (next..next + items).map(scattered));
             }
-            next += ITEMS;
+            next += items;
             while Signal::BOTH.iter().any(|signal| !taken(&bed, *signal)) {
                 tokio::time::sleep(std::time::Duration::from_micros(200)).await;
             }
             println!("{next}");
             std::io::stdout().flush()?;
         }
+        Ok(())
     })
 }
 

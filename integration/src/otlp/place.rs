@@ -63,3 +63,9 @@ pub fn unique(server: &Server, signal: Signal) -> Vec<u64> {
     numbers.dedup();
     numbers
 }
+
+/// A number that compresses badly and stands for one below 2³² alone, in the same order.
+#[must_use]
+pub fn scattered(number: u64) -> u64 {
+    number << 32 | (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)
+}
