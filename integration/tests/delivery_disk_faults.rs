@@ -61,6 +61,46 @@ async fn a_full_disk_is_told_and_the_destination_goes_on_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_a_full_disk_is_delivered_by_the_next_process() {
+    if !requirements::met(&["mount", "umount"]) {
+        return;
+    }
+    let disk = Tmpfs::new("12m").unwrap();
+    let place = Place::new(&disk.path().join("queue"), "");
+    let bed = place.bed();
+    for start in (0..500).step_by(10) {
+        store(&bed, Signal::Logs, start..start + 10).await;
+    }
+    bed.end(NO_TIME, Signal::Logs).await;
+    let ballast = disk.fill().unwrap();
+    let server = place.server().await;
+    let bed = place.bed();
+    let terms = until("what was on the disk", || {
+        let terms = bed.terms(Signal::Logs);
+        (terms.delivered == 500).then_some(terms)
+    })
+    .await;
+    assert_eq!((terms.recovered, terms.queued), (500, 0), "{terms:?}");
+    assert!(server.numbers(Signal::Logs).into_iter().eq(0..500));
+    // Nothing could be removed, and yet nothing is sent twice by this process; nor by the next, once there is room.
+    assert!(bed.account(0).disk_error().is_some_and(|error| error.contains("full")));
+    fs::remove_file(ballast).unwrap();
+    let mut next = 500;
+    until("the disk is used", || {
+        bed.send(Signal::Logs, [next]);
+        next += 1;
+        bed.account(0).disk_error().is_none().then_some(())
+    })
+    .await;
+    let terms = bed.end(Duration::from_secs(30), Signal::Logs).await;
+    assert_eq!((terms.delivered, terms.queued), (next, 0), "{terms:?}");
+    let bed = place.bed();
+    store(&bed, Signal::Metrics, 0..1).await;
+    assert_eq!(bed.terms(Signal::Logs).recovered, 0);
+    assert!(server.numbers(Signal::Logs).into_iter().eq(0..next));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_disk_is_told_and_what_is_on_it_goes_when_it_can_be_written() {
     if !requirements::met(&["mount", "umount"]) {
         return;

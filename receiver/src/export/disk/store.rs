@@ -78,19 +78,19 @@ impl Store {
         Ok(Self { db, path, pages: i64::try_from(pages).unwrap_or(i64::MAX) })
     }
 
-    /// Counts what is there.
+    /// Counts what is there. Nothing is written where nothing is to be put right: a full disk can be read.
     fn survey(&mut self, done: [i64; 2]) -> Result<[Lane; 2], StoreError> {
-        for (signal, done) in Signal::ALL.into_iter().zip(done) {
-            self.remove(signal, done)?;
-        }
-        let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
         let mut lanes = [Lane::default(); 2];
-        for (lane, signal) in lanes.iter_mut().zip(Signal::ALL) {
-            *lane = rows::count(&change, signal)?;
-            change
-                .execute("UPDATE held SET items = ? WHERE signal = ?", params![lane.items, signal.name()])?;
+        for ((lane, signal), done) in lanes.iter_mut().zip(Signal::ALL).zip(done) {
+            if self.neighbour(signal, (i64::MIN, done.saturating_add(1)), false)?.is_some() {
+                self.remove(signal, done)?;
+            }
+            *lane = rows::count(&self.db, signal)?;
+            if lane.items != self.held(signal)? {
+                let text = "UPDATE held SET items = ? WHERE signal = ?";
+                self.db.execute(text, params![lane.items, signal.name()])?;
+            }
         }
-        change.commit()?;
         Ok(lanes)
     }
 

@@ -223,6 +223,25 @@ fn a_file_that_was_never_one_is_put_aside() {
     assert_eq!((found.lanes, found.aside.len()), ([Lane::default(); 2], 0));
 }
 
+/// Counting them is all that takes time.
+#[test]
+fn a_full_file_of_small_requests_opens_in_seconds() {
+    let place = Place::new(256 << 20);
+    drop(place.open());
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400000) \
+        INSERT INTO logs SELECT i, i, 7, 2, 'packetloss', randomblob(560) FROM n; \
+        UPDATE held SET items = 800000 WHERE signal = 'logs';";
+    let db = Connection::open(place.file()).unwrap();
+    db.execute_batch(&format!("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {fill}")).unwrap();
+    drop(db);
+    assert!(fs::metadata(place.file()).unwrap().len() > 220 << 20);
+    let begun = std::time::Instant::now();
+    let (_store, found) = place.open();
+    let took = begun.elapsed();
+    assert_eq!(found.lanes[Signal::Logs as usize], Lane { last: 400_000, items: 800_000, missing: 0 });
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
 /// Reads all that is left as the task of a destination does: what cannot be read is mended, once at the most for each row.
 fn salvage(place: &Place) -> (Vec<Row>, i64) {
     let (mut store, found) = place.open();
