@@ -1,15 +1,19 @@
-//! Which probes can run on which kernel, as `jitterscope probes` tells, and why the others cannot: on each kernel of
-//! kernels.txt exactly these.
+//! Which probes can run on which kernel, as `jitterscope probes` tells, by which hooks, and why the others cannot: on each
+//! kernel of kernels.txt exactly these. With `JITTERSCOPE_RECORD` in a virtual machine that may write to `integration/kernels`
+//! the hooks are recorded there, and `UPDATE_REFERENCE` makes the documentation of them, `ebpf/kernels.md`.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use jitterscope::probe::{Definition, PROBES};
-use jitterscope_integration::receiver::{limitation, once, skipped};
+use jitterscope::probe::{Definition, PROBES, Source};
+use jitterscope_integration::receiver::{limitation, listed, once, skipped};
 use jitterscope_integration::requirements;
 use jitterscope_integration::telemetry::{Telemetry, has};
 use jitterscope_semconv::{attribute as key, value::NetworkType};
+use serde_json::{Value, json};
 
 /// A probe that cannot run, and a part of the reason.
 type Skipped = (&'static str, &'static str);
@@ -112,6 +116,92 @@ fn every_probe_works_alone_or_says_what_is_missing() {
             (found, expected) => panic!("{}: {found:?}, {expected:?}", probe.name),
         }
     }
+}
+
+/// Where what was seen of each kernel is recorded, in files named as its row of kernels.txt.
+const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+
+/// Hooks with their forms, what is missing, or why it cannot run, by probe.
+type Record = BTreeMap<String, Value>;
+
+fn found() -> Record {
+    let of_probe = |probe: &Value| {
+        let name = probe["name"].as_str().unwrap().to_owned();
+        (
+            name,
+            json!({ "hooks": probe["hooks"], "limitation": probe["limitation"], "reason": probe["reason"] }),
+        )
+    };
+    listed().unwrap().iter().filter(|probe| probe["source"] == "ebpf").map(of_probe).collect()
+}
+
+#[test]
+fn programs_are_attached_by_the_hooks_that_are_recorded_of_the_kernel() {
+    if !requirements::met(&[]) {
+        return;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let Some((begins, _)) = KERNELS.iter().find(|(begins, _)| release.starts_with(begins)) else { return };
+    let file = format!("{RECORDS}/{}.json", begins.trim_end_matches('.'));
+    if std::env::var_os("JITTERSCOPE_RECORD").is_some() {
+        fs::write(&file, serde_json::to_string_pretty(&found()).unwrap() + "\n").unwrap();
+    }
+    let recorded: Record = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(found(), recorded);
+}
+
+#[test]
+fn the_table_of_hooks_in_the_documentation_is_what_is_recorded() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ebpf/kernels.md");
+    let table = table();
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        fs::write(&page, &table).unwrap();
+    }
+    assert_eq!(fs::read_to_string(page).unwrap(), table, "update it with UPDATE_REFERENCE=1");
+}
+
+const HEAD: &str = "# Probes, kernels and hooks
+
+How the programs of each eBPF probe are attached on Debian's kernels, recorded by the test `kernel_states` in virtual machines
+(`make vm`) and checked by each further run. `fentry` and `fexit` are trampolines, `kprobe` is a breakpoint or ftrace, `tp_btf`
+and `raw_tp` are tracepoints, `iter` is a walk over the kernel's objects. What reads sockets (`tcpsummary`, `fd`, `flow`) also
+loads an `iter/task_file` with its first collection.
+
+";
+
+fn table() -> String {
+    let records: Vec<(String, Record)> = KERNELS.iter().map(|(begins, _)| record(begins)).collect();
+    let kernels: Vec<&str> = records.iter().map(|(kernel, _)| kernel.as_str()).collect();
+    let mut table =
+        format!("{HEAD}| probe | {} |\n|---|{}\n", kernels.join(" | "), "---|".repeat(kernels.len()));
+    let of_ebpf = PROBES.iter().filter(|probe| probe.source == Source::Ebpf);
+    for probe in of_ebpf {
+        let cells: Vec<String> = records.iter().map(|(_, record)| cell(&record[probe.name])).collect();
+        table += &format!("| `{}` | {} |\n", probe.name, cells.join(" | "));
+    }
+    table
+}
+
+fn record(begins: &str) -> (String, Record) {
+    let kernel = begins.trim_end_matches('.').to_owned();
+    let text = fs::read_to_string(format!("{RECORDS}/{kernel}.json")).unwrap();
+    (kernel, serde_json::from_str(&text).unwrap())
+}
+
+/// Hooks by form; or why there are none.
+fn cell(probe: &Value) -> String {
+    if let Some(reason) = probe["reason"].as_str() {
+        return format!("cannot run: {}", reason.replace('|', "\\|"));
+    }
+    let mut forms: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for hook in probe["hooks"].as_array().unwrap() {
+        let name = format!("`{}`", hook["hook"].as_str().unwrap());
+        forms.entry(hook["form"].as_str().unwrap()).or_default().push(name);
+    }
+    let mut parts: Vec<String> =
+        forms.into_iter().map(|(form, hooks)| format!("{form}: {}", hooks.join(", "))).collect();
+    parts.extend(probe["limitation"].as_str().map(|missing| missing.replace('|', "\\|")));
+    parts.join("; ")
 }
 
 /// A kernel without IPv6 tells none of it, and all that it tells of IPv4.
