@@ -26,6 +26,7 @@ pub mod packetloss;
 mod ring;
 pub mod socketlatency;
 pub mod sockets;
+pub mod spans;
 mod stats;
 mod symbols;
 mod sys;
@@ -34,6 +35,7 @@ pub mod virtcmdlatency;
 
 pub use hook::Form;
 pub use kernel::{Kernel, KernelError, host_netns};
+pub use load::links::Links;
 pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Missing, Object, OnDemand};
 pub use observer::{Observer, ObserverOptions, Telling};
 pub use ring::{Ring, TooShort};

@@ -1,6 +1,7 @@
 //! Loading an object and attaching its programs in the best form that the kernel accepts.
 
 mod attach;
+pub(crate) mod links;
 mod on_demand;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::sys;
 use crate::table::{Merge, PerCpuTable, Table, TableError};
 
 use attach::{FormError, attach_program, attempt, unload};
+use links::Links;
 
 pub use on_demand::OnDemand;
 
@@ -54,12 +56,14 @@ pub struct LoadOptions<'a> {
     /// Hooks to leave alone (`tcp_conn_request`), or one form of them (`fentry/tcp_conn_request`): a probe that knows that
     /// the kernel's own account suffices, or a test of the next form.
     pub without: &'a [&'a str],
+    /// What it has to do with span links, if its programs can make some.
+    pub links: Links<'a>,
 }
 
 impl<'a> LoadOptions<'a> {
     /// The object as the C file has it.
     pub fn new(kernel: &'a Kernel) -> Self {
-        Self { kernel, constants: &[], entries: &[], without: &[] }
+        Self { kernel, constants: &[], entries: &[], without: &[], links: Links::Off }
     }
 }
 
@@ -120,6 +124,14 @@ pub enum LoadError {
         object: &'static str,
         /// What went wrong.
         source: Box<EbpfError>,
+    },
+    /// Its programs could not be given the maps of others.
+    #[error("eBPF object {object}: maps of span links: {source}")]
+    Links {
+        /// Name of the object.
+        object: &'static str,
+        /// What the system call returned.
+        source: io::Error,
     },
     /// The sections of the compiled file could not be read.
     #[error("eBPF object {object}: {source}")]
@@ -182,12 +194,20 @@ impl Object {
                 Err(missing) => return Err(LoadError::Hook { object: self.name, missing }),
             }
         }
+        if links::has_links(self.elf) {
+            links::let_go(&mut loaded.ebpf, &options.links);
+        }
         Ok(loaded)
     }
 
     fn create(&self, options: &LoadOptions<'_>) -> Result<Loaded, LoadError> {
+        let has_links = links::has_links(self.elf);
+        let storage = options.links.storage();
         let mut loader = EbpfLoader::new();
         loader.btf(Some(options.kernel.parsed()?));
+        if has_links {
+            loader.override_global(links::STORAGE, storage.as_bytes(), true);
+        }
         for constant in options.constants {
             loader.override_global(constant.name, constant.value, true);
         }
@@ -197,6 +217,10 @@ impl Object {
         let ebpf = loader
             .load(self.elf)
             .map_err(|source| LoadError::Object { object: self.name, source: Box::new(source) })?;
+        if has_links {
+            links::connect(&ebpf, &options.links)
+                .map_err(|source| LoadError::Links { object: self.name, source })?;
+        }
         let cpus = options.kernel.possible_cpus();
         Ok(Loaded {
             name: self.name,
@@ -316,6 +340,13 @@ impl Loaded {
     pub fn maps(&self) -> io::Result<Vec<MapUsage>> {
         let usage = |(name, map): (&str, &Map)| Some(stats::map(name, data(map)?.fd().as_fd()));
         self.ebpf.maps().filter_map(usage).collect()
+    }
+
+    /// A descriptor of a map for other objects.
+    pub(crate) fn share(&self, name: &str) -> Result<OwnedFd, TableError> {
+        let map = self.ebpf.map(name).and_then(data).ok_or_else(|| TableError::Absent(name.to_owned()))?;
+        let failed = |source| TableError::Kernel { name: name.to_owned(), source };
+        map.fd().as_fd().try_clone_to_owned().map_err(failed)
     }
 
     /// A descriptor of our own for the map `name`, if its entries have the `expected` sizes.

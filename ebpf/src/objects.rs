@@ -59,6 +59,8 @@ impl Object {
     pub const SOFTIRQ: Self = object!("softirq", optional: &[]);
     /// Segments that TCP sends again.
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
+    /// Requests of HTTP/1 as they pass, for their spans: `spans.rs`.
+    pub(crate) const WIRE: Self = object!("wire", optional: &[]);
     /// Commands of virtio-net. Which function it watches depends on the kernel: `virtcmdlatency.rs`.
     pub(crate) const VIRTCMDLATENCY: Self =
         object!("virtcmdlatency", optional: &["virtnet_send_command_reply", "virtnet_send_command"]);

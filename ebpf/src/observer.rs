@@ -5,8 +5,10 @@ use std::time::Duration;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::abi::{account, entity, limiter, settings};
+use crate::spans::Spans;
 use crate::{
-    Constant, Kernel, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, Ring, Table, TableError,
+    Constant, Kernel, Links, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, Ring, Table,
+    TableError,
 };
 
 impl Merge for account {
@@ -31,12 +33,14 @@ pub struct ObserverOptions<'a> {
     pub entries: &'a [(&'a str, u32)],
     /// Hooks to leave alone.
     pub without: &'a [&'a str],
+    /// What is known of spans, for programs that link anomalies to them.
+    pub spans: Option<&'a Spans>,
 }
 
 impl ObserverOptions<'_> {
     /// The program as the C file has it.
     pub fn new(host_netns: u32) -> Self {
-        Self { host_netns, constants: &[], entries: &[], without: &[] }
+        Self { host_netns, constants: &[], entries: &[], without: &[], spans: None }
     }
 }
 
@@ -53,16 +57,24 @@ pub struct Telling {
     pub threshold: Duration,
     /// One of so many flows is looked at, where the program knows flows; 0 and 1: all.
     pub sampling: u32,
+    /// How long what is known of a request is believed.
+    pub span_age: Duration,
+    /// Which anomalies are shown with the counters: `enum exemplar_filter`.
+    pub exemplars: u32,
 }
 
 impl From<&Telling> for settings {
     fn from(telling: &Telling) -> Self {
+        let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self {
             rate: telling.rate,
             burst: telling.burst,
             stack: telling.stack.into(),
             sampling: telling.sampling,
-            threshold: u64::try_from(telling.threshold.as_nanos()).unwrap_or(u64::MAX),
+            threshold: ns(telling.threshold),
+            span_age: ns(telling.span_age),
+            exemplars: telling.exemplars,
+            reserved: 0,
         }
     }
 }
@@ -91,6 +103,7 @@ impl Observer {
             constants: &constants,
             entries: options.entries,
             without: options.without,
+            links: options.spans.map_or(Links::Off, Links::Reader),
         })?;
         Ok(Self {
             accounts: loaded.per_cpu_table("accounts")?,

@@ -9,6 +9,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::abi::{HARMLESS_RANGES, VERDICT_LOSS, drop_event, drop_key, neighbour, neighbour_key, range};
 use crate::btf::Btf;
+use crate::spans::Spans;
 use crate::symbols::{FunctionRange, Functions};
 use crate::{Constant, Kernel, LoadError, Object, Observer, ObserverOptions, PerCpuTable, Table};
 
@@ -23,7 +24,7 @@ pub const LISTEN_OVERFLOWS: &str = "ListenOverflows";
 
 /// What is decided when the program is loaded.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct Options<'a> {
     /// Inode of the host's network namespace: what is dropped there may be on behalf of a container.
     pub host_netns: u32,
     /// Most combinations of namespace, cgroup, reason, … counted apart; the rest is `account.overflow`.
@@ -34,12 +35,14 @@ pub struct Options {
     pub limiters: u32,
     /// Hooks to leave alone, or forms of them: see [`LoadOptions::without`].
     pub without: Vec<String>,
+    /// What is known of spans.
+    pub spans: Option<&'a Spans>,
 }
 
-impl Options {
+impl Options<'_> {
     /// Room for a node: 8192 series, 1024 namespaces, and 256 KiB of events, which is some 500.
     pub fn new(host_netns: u32) -> Self {
-        Self { host_netns, drops: 8192, ring: 256 * 1024, limiters: 1024, without: Vec::new() }
+        Self { host_netns, drops: 8192, ring: 256 * 1024, limiters: 1024, without: Vec::new(), spans: None }
     }
 }
 
@@ -61,7 +64,7 @@ impl PacketLoss {
     ///
     /// # Errors
     /// The kernel refuses it, see [`LoadError`].
-    pub fn open(kernel: &Kernel, options: &Options) -> Result<Self, LoadError> {
+    pub fn open(kernel: &Kernel, options: &Options<'_>) -> Result<Self, LoadError> {
         let reasons = Reasons::read(kernel.btf());
         let harmless = harmless_functions(&kernel.functions());
         let constants = Constants::new(kernel.btf(), &reasons, &harmless);
@@ -78,6 +81,7 @@ impl PacketLoss {
                     ("limiters", options.limiters),
                 ],
                 without: &without,
+                spans: options.spans,
             },
         )?;
         Ok(Self {

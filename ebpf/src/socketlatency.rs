@@ -95,8 +95,7 @@ fn load(kernel: &Kernel, options: &ObserverOptions<'_>, without: &[&str]) -> Res
     let latency = Range::LATENCY.bounds();
     let constants = [options.constants, &[latency.constant()]].concat();
     let entries = [&[("reads", SERIES), ("writes", SERIES)], options.entries].concat();
-    let options =
-        ObserverOptions { host_netns: options.host_netns, constants: &constants, entries: &entries, without };
+    let options = ObserverOptions { constants: &constants, entries: &entries, without, ..*options };
     Observer::open(&Object::SOCKETLATENCY, kernel, &options)
 }
 

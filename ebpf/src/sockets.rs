@@ -88,10 +88,9 @@ impl Sockets {
         let entries = [("sockets", options.sockets), ("shared", options.shared), ("flows", options.flows)];
         let object = if options.flow { Object::FLOWS } else { Object::SOCKETS };
         let loaded = object.load(&LoadOptions {
-            kernel,
             constants: &[Constant { name: "sock_from_file", value: typed.as_bytes() }, bounds.constant()],
             entries: if options.flow { &entries } else { &entries[..2] },
-            without: &[],
+            ..LoadOptions::new(kernel)
         })?;
         let passes = loaded.table("passes")?;
         passes.insert(&0, &pass { number: FIRST, ..pass::new_zeroed() })?;

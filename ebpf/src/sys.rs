@@ -158,6 +158,15 @@ pub(crate) fn test_run(fd: BorrowedFd<'_>, arguments: &[u64], cpu: Option<u32>) 
     Ok(attr.returned)
 }
 
+/// Lets the descriptor `fd` mean what `by` means.
+pub(crate) fn replace(fd: BorrowedFd<'_>, by: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: `fd` stays open and its owner's, who uses it as a descriptor of some map before and after.
+    match unsafe { libc::dup3(by.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Fills `info` with the kernel's description of a program or map; returns its length in bytes.
 pub(crate) fn info(fd: BorrowedFd<'_>, info: &mut [u8]) -> io::Result<usize> {
     let mut attr =

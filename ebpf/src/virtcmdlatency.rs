@@ -49,10 +49,10 @@ impl VirtCmdLatency {
         let latency = Range::LATENCY.bounds();
         let constants = [options.constants, &[latency.constant()]].concat();
         let options = ObserverOptions {
-            host_netns: options.host_netns,
             constants: &constants,
             entries: &[("durations", CLASSES), ("commands", COMMANDS)],
             without: &[options.without, &[other]].concat(),
+            ..*options
         };
         let observer = Observer::open(&Object::VIRTCMDLATENCY, kernel, &options)?;
         let loaded = observer.loaded();

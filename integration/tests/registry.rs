@@ -289,6 +289,7 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     settings.extend(MEASURING.map(|probe| format!("probes.{probe}.enabled=true")));
     settings.extend(MEASURING.map(|probe| format!("probes.{probe}.threshold=0ms")));
     settings.push("probes.kernellatency.sampling=1".to_owned());
+    settings.push("spans.sources.wire=true".to_owned());
     let endpoint = collector.endpoint();
     let mut arguments = vec!["--endpoint", &endpoint];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));

@@ -18,7 +18,7 @@ use jitterscope_semconv::{Metric, SCHEMA_URL, SCOPE_NAME, attribute::OTEL_METRIC
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::InstrumentationScope,
-    metrics::v1::{ResourceMetrics, ScopeMetrics, number_data_point::Value as Number},
+    metrics::v1::{Exemplar, ResourceMetrics, ScopeMetrics, number_data_point::Value as Number},
 };
 
 use self::{
@@ -128,8 +128,19 @@ impl Emitter<'_, '_> {
     /// A counter's value as the kernel has it: cumulative, never negative. OTLP's integers end at 63 bits: a counter that
     /// passes them begins anew.
     pub fn counter(&mut self, metric: &'static Metric, attributes: &[Pair<'_>], value: u64) {
+        self.counter_with(metric, attributes, value, None);
+    }
+
+    /// The same with an anomaly that it contains.
+    pub fn counter_with(
+        &mut self,
+        metric: &'static Metric,
+        attributes: &[Pair<'_>],
+        value: u64,
+        exemplar: Option<Exemplar>,
+    ) {
         let value = value & i64::MAX.cast_unsigned();
-        self.rising(metric, attributes, Number::AsInt(value.cast_signed()).into());
+        self.rising(metric, attributes, Value::Counted(value.cast_signed(), exemplar));
     }
 
     /// Accumulated time as the kernel has it: cumulative, emitted in seconds.

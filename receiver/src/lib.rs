@@ -50,5 +50,6 @@ pub mod node;
 pub mod pods;
 pub mod probe;
 pub mod round;
+pub mod spans;
 pub mod supervisor;
 pub mod telemetry;

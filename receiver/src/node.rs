@@ -154,12 +154,13 @@ impl Node {
             destinations: Arc::new(ArcSwap::from_pointee(exporters.accounts())),
             pods: pods.clone(),
             counters: Arc::default(),
+            spans: Arc::default(),
         };
         telemetry.observe(&observed);
         let counters = counters(&settings, Arc::clone(&observed.counters));
         let around =
             Surroundings { pods, outbox: Arc::clone(&outbox), counters: counters.clone(), ticks: true };
-        let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around);
+        let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around, Arc::clone(&observed.spans));
         let started = Clock::read().now();
         let background = vec![tokio::spawn(writer)];
         let mut node = Self {

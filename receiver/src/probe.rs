@@ -45,7 +45,7 @@ mod virtcmdlatency;
 
 use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
 
-use jitterscope_ebpf::TooShort;
+use jitterscope_ebpf::{TooShort, spans::Spans};
 use jitterscope_semconv::{Event, Metric};
 
 pub use self::machine::Machine;
@@ -158,6 +158,8 @@ pub struct Opening<'a> {
     pub settings: &'a ProbeSettings,
     /// The running kernel.
     pub machine: &'a Machine,
+    /// What is known of the applications' spans; `None`: its anomalies are not to be linked to them.
+    pub spans: Option<&'a Spans>,
 }
 
 /// Why a probe cannot run here.
@@ -288,6 +290,8 @@ pub enum ProbeOption {
     Census,
     /// `threshold`: what took less is no event; and how long that is unless it is said.
     Threshold(Duration),
+    /// Its anomalies can be linked to spans: no key of its own, see `spans`.
+    Spans,
     /// `sampling`: one of so many flows is looked at; and how many unless it is said. 1: all.
     Sampling(u32),
 }

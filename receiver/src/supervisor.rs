@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use jitterscope_ebpf::spans::Spans;
+use jitterscope_semconv::value::SpanLinkSource;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, block_in_place},
@@ -21,6 +23,7 @@ use crate::{
         Definition, Machine, Opening, Probe, Skip,
         task::{Command, Running, Surroundings, Task},
     },
+    spans::SpanStore,
 };
 
 /// Commands that wait for a task; they are rare, so this is only against a task that hangs.
@@ -41,6 +44,10 @@ pub struct Supervisor {
     running: BTreeMap<&'static str, ProbeSettings>,
     /// Probes that something passing keeps from running.
     temporary: BTreeSet<&'static str>,
+    /// What is known of the applications' spans.
+    spans: Arc<SpanStore>,
+    /// Why there are no span links although they are wanted.
+    unlinked: Option<Skip>,
     /// Type information of a kernel that does not bring its own.
     btf: Option<PathBuf>,
 }
@@ -63,7 +70,7 @@ pub struct Required {
 
 impl Supervisor {
     /// Nothing runs yet.
-    pub fn new(accounts: Accounts, around: Surroundings) -> Self {
+    pub fn new(accounts: Accounts, around: Surroundings, spans: Arc<SpanStore>) -> Self {
         Self {
             accounts,
             around,
@@ -71,6 +78,8 @@ impl Supervisor {
             tasks: BTreeMap::new(),
             running: BTreeMap::new(),
             temporary: BTreeSet::new(),
+            spans,
+            unlinked: None,
             btf: None,
         }
     }
@@ -83,6 +92,7 @@ impl Supervisor {
         self.btf.clone_from(&settings.kernel.btf);
         let machine = Machine::new(self.btf.as_deref());
         let mut required = Vec::new();
+        self.find_spans(settings, &machine);
         for account in self.accounts.clone().iter() {
             let Some(wanted) = settings.probes.get(account.definition.name) else { continue };
             if let Err(skip) = self.apply_one(account, wanted, &machine).await
@@ -91,7 +101,28 @@ impl Supervisor {
                 required.push(Required { name: account.definition.name, skip });
             }
         }
+        self.forget_spans(settings);
         if required.is_empty() { Ok(()) } else { Err(required) }
+    }
+
+    /// Opens the sources of spans before the probes that read them: their hooks then see a packet first.
+    fn find_spans(&mut self, settings: &Settings, machine: &Machine) {
+        if !wants_spans(settings) || self.spans.are_open() {
+            return;
+        }
+        let opened = block_in_place(|| machine.kernel().and_then(|kernel| Ok(self.spans.open(kernel)?)));
+        let unlinked = opened.err();
+        if let Some(skip) = unlinked.as_ref().filter(|skip| self.unlinked.as_ref() != Some(skip)) {
+            warn!(source = SpanLinkSource::Wire.as_str(), reason = %skip, "no span links");
+        }
+        self.unlinked = unlinked;
+    }
+
+    /// Closes them when nobody reads them any more.
+    fn forget_spans(&mut self, settings: &Settings) {
+        if !wants_spans(settings) && self.spans.are_open() {
+            self.spans.close();
+        }
     }
 
     async fn apply_one(
@@ -103,6 +134,11 @@ impl Supervisor {
         let definition = account.definition;
         match (self.running.get(definition.name), wanted.enabled) {
             (Some(current), true) if current == wanted => Ok(()),
+            // Its programs are made for one or the other.
+            (Some(current), true) if current.links.is_some() != wanted.links.is_some() => {
+                self.stop(definition).await;
+                self.start(account, wanted, machine).await
+            }
             (Some(_), true) => {
                 self.tell(definition, Command::Reconfigure(definition.name, Box::new(wanted.clone()))).await;
                 self.running.insert(definition.name, wanted.clone());
@@ -127,7 +163,7 @@ impl Supervisor {
         wanted: &ProbeSettings,
         machine: &Machine,
     ) -> Result<(), Skip> {
-        match open(account.definition, wanted, machine) {
+        match open(account.definition, wanted, machine, &self.spans) {
             Ok(probe) => {
                 let limitation = probe.limitation();
                 let running = Running::new(probe, Arc::clone(account), wanted, self.first());
@@ -237,6 +273,11 @@ impl Handle {
     }
 }
 
+/// Whether some probe that runs is to link its anomalies to spans.
+fn wants_spans(settings: &Settings) -> bool {
+    settings.probes.values().any(|probe| probe.enabled && probe.links.is_some())
+}
+
 /// That there is nothing to watch is no reason to worry.
 fn tell_skipped(probe: &str, skip: &Skip) {
     match skip {
@@ -256,6 +297,11 @@ fn open(
     definition: &Definition,
     settings: &ProbeSettings,
     machine: &Machine,
+    spans: &SpanStore,
 ) -> Result<Box<dyn Probe>, Skip> {
-    block_in_place(|| (definition.open)(&Opening { settings, machine }))
+    let open = |spans: Option<&Spans>| {
+        let spans = spans.filter(|_| settings.links.is_some());
+        (definition.open)(&Opening { settings, machine, spans })
+    };
+    block_in_place(|| spans.with(open))
 }

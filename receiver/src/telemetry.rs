@@ -30,6 +30,7 @@ use crate::{
     export::{Delivery, DestinationAccount, OutboxHandle, Payload},
     pods::Pods,
     round,
+    spans::SpanStore,
 };
 
 /// Name of the service when the user gives none.
@@ -57,6 +58,8 @@ pub struct Observed {
     pub pods: Pods,
     /// Where the counters of namespaces came from.
     pub counters: Arc<round::Account>,
+    /// What is known of the applications' spans.
+    pub spans: Arc<SpanStore>,
 }
 
 impl Telemetry {

@@ -7,6 +7,7 @@
 #define JITTERSCOPE_ABI_H
 
 #include "types.h"
+#include "abi_span.h"
 
 #define STACK_DEPTH	24
 #define INTERFACE_NAME	16
@@ -55,6 +56,9 @@ struct settings {
 	u32 stack;     /* 1: record kernel stacks */
 	u32 sampling;  /* one of so many flows is looked at; 0 and 1: all */
 	u64 threshold; /* ns; what took less is no event */
+	u64 span_age;  /* ns; what is known of a request for longer is not believed any more */
+	u32 exemplars; /* enum exemplar_filter */
+	u32 reserved;
 };
 
 /* Whose something is: a network namespace and a cgroup (v2) in it. Zero means unknown. */
@@ -83,6 +87,7 @@ struct event_head {
 	u64 socket_cookie;
 	struct entity entity;
 	struct connection connection;
+	struct span_link span;
 };
 
 struct limiter {
@@ -141,6 +146,7 @@ struct drop_event {
 	u8 source_address[16]; /* network order; IPv4 in the first four bytes */
 	u8 destination_address[16];
 	u8 interface[INTERFACE_NAME]; /* NUL-terminated */
+	struct span_link span;
 	u64 stack[STACK_DEPTH];
 };
 
@@ -229,6 +235,7 @@ struct passage_event {
 	u32 length; /* bytes from the network header on, as the kernel holds them */
 	u32 reserved;
 	u8 interface[INTERFACE_NAME]; /* NUL-terminated */
+	struct span_link span;
 };
 
 /* Why a segment was sent again. */

@@ -34,7 +34,8 @@ static __always_inline void fill_stack(void *ctx, struct drop_event *e, const st
 }
 
 static __always_inline void submit(void *ctx, const struct drop_key *k, const struct origin *o,
-				   const struct packet *p, u64 location, u64 now, const struct settings *set)
+				   const struct packet *p, u64 location, u64 now, const struct settings *set,
+				   const struct span_link *span)
 {
 	struct drop_event *e = reserve_event(sizeof(*e));
 	struct sock *sk = o->sk;
@@ -56,6 +57,7 @@ static __always_inline void submit(void *ctx, const struct drop_key *k, const st
 	e->direction = k->direction;
 	e->host = k->host;
 	e->happened_in = net_inode(o->net);
+	e->span = *span;
 	parse_addresses(p, e->source_address, e->destination_address);
 	parse_transport(p, e);
 	fill_device(e, p, o);

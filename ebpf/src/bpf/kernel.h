@@ -354,6 +354,7 @@ struct tcp_request_sock {
 };
 
 struct tcp_skb_cb {
+	u32 seq;
 	u16 tcp_gso_segs;
 };
 

@@ -9,13 +9,16 @@
 #include "drop_event.h"
 #include "entity.h"
 #include "events.h"
+#include "exemplar.h"
 #include "limit.h"
 #include "origin.h"
 #include "packet.h"
+#include "span_packet.h"
 #include "verdict.h"
 
 /* Arguments of the kfree_skb tracepoint: 2 (skb, location), 3 with a reason (5.17), 4 with rx_sk (6.11). */
 const volatile u32 arguments;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 8192);
@@ -23,8 +26,10 @@ struct {
 	__type(value, u64);
 } drops SEC(".maps");
 
+EXEMPLARS(struct drop_key);
+
 static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx_sk, u64 location, u32 reason,
-				    u32 source)
+				    u32 source, const struct span_link *span)
 {
 	struct entity entity;
 	struct drop_key k = {};
@@ -44,10 +49,26 @@ static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx
 	k.direction = o.direction;
 	k.host = o.host;
 	count(&drops, &k);
+	exemplify(&exemplars, &k, span, 1);
 
 	entity = (struct entity){.netns = k.netns, .netns_cookie = k.netns_cookie, .cgroup = k.cgroup};
 	if (set && is_admitted(&entity, now))
-		submit(ctx, &k, &o, p, location, now, set);
+		submit(ctx, &k, &o, p, location, now, set, span);
+}
+
+/* The span of a packet whose type the verifier knows, by the socket that was to receive it, else its own. */
+static __always_inline void find_drop_span(struct span_link *span, struct sk_buff *skb, struct sock *rx_sk,
+					   const struct packet *p)
+{
+	struct sock *sk;
+
+	if (rx_sk) {
+		find_packet_span(span, rx_sk, p);
+		return;
+	}
+	sk = skb->sk;
+	if (sk)
+		find_packet_span(span, sk, p);
 }
 
 /* The body of both forms; `ctx` holds the tracepoint's arguments, of which only those there may be read. */
@@ -55,6 +76,7 @@ static __always_inline int freed(u64 *ctx, const int typed)
 {
 	struct sk_buff *skb = (void *)ctx[0];
 	struct sock *rx_sk = NULL;
+	struct span_link span = {};
 	struct packet p = {};
 	u32 reason = 0, verdict;
 
@@ -73,7 +95,9 @@ static __always_inline int freed(u64 *ctx, const int typed)
 		goto ignore;
 	if (verdict == VERDICT_HARMLESS_IF_FIN && tcp_flags(&p) & TCP_FIN)
 		goto ignore;
-	dropped(ctx, &p, rx_sk, ctx[1], reason, DROP_SOURCE_KFREE_SKB);
+	if (typed)
+		find_drop_span(&span, skb, rx_sk, &p);
+	dropped(ctx, &p, rx_sk, ctx[1], reason, DROP_SOURCE_KFREE_SKB, &span);
 	return 0;
 ignore:
 	account(ignored);
@@ -95,13 +119,14 @@ int packetloss_raw(u64 *ctx)
 /* tcp_conn_request() refuses a SYN when the accept queue is full, and its callers then consume the packet. */
 static __always_inline int connection_requested(void *ctx, struct sock *sk, struct sk_buff *skb)
 {
+	struct span_link none = {};
 	struct packet p = {};
 
 	if (BPF_CORE_READ(sk, sk_ack_backlog) <= BPF_CORE_READ(sk, sk_max_ack_backlog))
 		return 0;
 	look(&p, skb, 0);
 	parse(&p);
-	dropped(ctx, &p, sk, 0, 0, DROP_SOURCE_LISTEN_OVERFLOW);
+	dropped(ctx, &p, sk, 0, 0, DROP_SOURCE_LISTEN_OVERFLOW, &none);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "kernel.h"
 #include "abi.h"
 #include "account.h"
+#include "sequence.h"
 #include "wait.h"
 
 /*
@@ -42,12 +43,6 @@ struct {
 	__type(key, int);
 	__type(value, struct stream);
 } streams SEC(".maps");
-
-/* Whether position `a` comes before `b`: positions wrap. */
-static __always_inline int is_before(u32 a, u32 b)
-{
-	return (s32)(a - b) < 0;
-}
 
 static __always_inline struct arrival *arrival_at(struct stream *s, u32 index)
 {

@@ -10,7 +10,9 @@
 #include "device.h"
 #include "entity.h"
 #include "events.h"
+#include "exemplar.h"
 #include "packet.h"
+#include "span.h"
 
 /* Arguments of the tcp_send_reset tracepoint: 2 (sk, skb), 3 with a reason (6.10). */
 const volatile u32 arguments;
@@ -22,6 +24,8 @@ struct {
 	__type(value, u64);
 } resets SEC(".maps");
 
+EXEMPLARS(struct reset_key);
+
 /* The answered packet's receiver is this side. */
 static __always_inline void fill_from_packet(struct connection *c, const struct packet *p, u8 state)
 {
@@ -32,10 +36,14 @@ static __always_inline void fill_from_packet(struct connection *c, const struct 
 	parse_ports(p, &c->peer_port, &c->local_port);
 }
 
-/* A reset that this side sends on behalf of `sk`, or of no socket, in answer to `skb`, or to none. */
-static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 reason)
+/*
+ * A reset that this side sends on behalf of `sk`, or of no socket, in answer to `skb`, or to none. `typed`
+ * says that the verifier knows the socket's type.
+ */
+static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 reason, const int typed)
 {
 	struct reset_key k = {.direction = DIRECTION_TRANSMIT, .state = TCP_CLOSE, .reason = reason};
+	struct span_link span = {};
 	struct packet p = {};
 	struct reset_event *e;
 	struct net *net;
@@ -55,11 +63,15 @@ static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 re
 		k.entity.netns = net_inode(net);
 		k.entity.netns_cookie = net_cookie(net);
 	}
+	if (typed && sk)
+		find_span(&span, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
 	count(&resets, &k);
+	exemplify(&exemplars, &k, &span, 1);
 	e = begin_event_of(&k.entity, sizeof(*e));
 	if (!e)
 		return 0;
 	e->key = k;
+	e->head.span = span;
 	if (skb)
 		fill_from_packet(&e->head.connection, &p, k.state);
 	else if (sk)
@@ -70,9 +82,9 @@ static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 re
 	return 0;
 }
 
-static __always_inline int sent(u64 *ctx)
+static __always_inline int sent(u64 *ctx, const int typed)
 {
-	return answered((void *)ctx[0], (void *)ctx[1], arguments >= 3 ? ctx[2] + 1 : 0);
+	return answered((void *)ctx[0], (void *)ctx[1], arguments >= 3 ? ctx[2] + 1 : 0, typed);
 }
 
 /* Whether the packet is for an address of this host, which net/ipv{4,6}/tcp_ipv{4,6}.c ask before they
@@ -106,23 +118,28 @@ static __always_inline int unseen(struct sock *sk, struct sk_buff *skb)
 	parse(&p);
 	if (tcp_flags(&p) & TCP_RST || (!sk && !is_local(&p)))
 		return 0;
-	return answered(sk, skb, 0);
+	return answered(sk, skb, 0, 0);
 }
 
-static __always_inline int received(u64 *ctx)
+static __always_inline int received(u64 *ctx, const int typed)
 {
 	struct reset_key k = {.direction = DIRECTION_RECEIVE};
 	struct sock *sk = (void *)ctx[0];
+	struct span_link span = {};
 	struct reset_event *e;
 
 	entity_of(&k.entity, sk);
 	k.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	k.family = family_of(sk);
+	if (typed)
+		find_span(&span, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
 	count(&resets, &k);
+	exemplify(&exemplars, &k, &span, 1);
 	e = begin_event(&k.entity, sk, sizeof(*e));
 	if (!e)
 		return 0;
 	e->key = k;
+	e->head.span = span;
 	end_event(e);
 	return 0;
 }
@@ -130,13 +147,13 @@ static __always_inline int received(u64 *ctx)
 SEC("tp_btf/tcp_send_reset")
 int sent_btf(u64 *ctx)
 {
-	return sent(ctx);
+	return sent(ctx, 1);
 }
 
 SEC("raw_tp/tcp_send_reset")
 int sent_raw(u64 *ctx)
 {
-	return sent(ctx);
+	return sent(ctx, 0);
 }
 
 SEC("fentry/tcp_v4_send_reset")
@@ -166,13 +183,13 @@ int unseen_v6_kprobe(struct pt_regs *ctx)
 SEC("tp_btf/tcp_receive_reset")
 int received_btf(u64 *ctx)
 {
-	return received(ctx);
+	return received(ctx, 1);
 }
 
 SEC("raw_tp/tcp_receive_reset")
 int received_raw(u64 *ctx)
 {
-	return received(ctx);
+	return received(ctx, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

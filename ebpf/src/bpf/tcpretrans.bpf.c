@@ -9,6 +9,8 @@
 #include "account.h"
 #include "entity.h"
 #include "events.h"
+#include "exemplar.h"
+#include "span.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -16,6 +18,8 @@ struct {
 	__type(key, struct retransmit_key);
 	__type(value, u64);
 } retransmits SEC(".maps");
+
+EXEMPLARS(struct retransmit_key);
 
 /*
  * The probe for a lost tail is sent by its timer, which stays pending meanwhile, and never while losses are
@@ -37,7 +41,7 @@ static __always_inline u32 type_of(struct inet_connection_sock *icsk, u8 state)
 }
 
 static __always_inline void retransmitted(struct sock *owner, struct sock *ends, u32 type, u32 segments,
-					  u32 attempts)
+					  u32 attempts, const struct span_link *span)
 {
 	struct tcp_sock *tp = (void *)owner;
 	struct retransmit_key k = {};
@@ -47,9 +51,11 @@ static __always_inline void retransmitted(struct sock *owner, struct sock *ends,
 	k.type = type;
 	k.family = family_of(ends);
 	add(&retransmits, &k, segments);
+	exemplify(&exemplars, &k, span, segments);
 	e = begin_event(&k.entity, ends, sizeof(*e));
 	if (!e)
 		return;
+	e->head.span = *span;
 	e->type = type;
 	e->segments = segments;
 	e->attempts = attempts;
@@ -60,16 +66,21 @@ static __always_inline void retransmitted(struct sock *owner, struct sock *ends,
 	end_event(e);
 }
 
-static __always_inline int segment(u64 *ctx)
+/* `typed` says that the verifier knows the socket's type. */
+static __always_inline int segment(u64 *ctx, const int typed)
 {
 	struct sock *sk = (void *)ctx[0];
 	struct inet_connection_sock *icsk = (void *)sk;
 	struct sk_buff *skb = (void *)ctx[1];
 	struct tcp_skb_cb *control = (void *)skb + bpf_core_field_offset(struct sk_buff, cb);
 	u32 type = type_of(icsk, BPF_CORE_READ(sk, __sk_common.skc_state));
+	struct span_link span = {};
 
+	if (typed)
+		find_span(&span, context_of(sk), sk, MATTER_PACKET, DIRECTION_TRANSMIT,
+			  BPF_CORE_READ(control, seq));
 	retransmitted(sk, sk, type, BPF_CORE_READ(control, tcp_gso_segs),
-		      BPF_CORE_READ(icsk, icsk_retransmits));
+		      BPF_CORE_READ(icsk, icsk_retransmits), &span);
 	return 0;
 }
 
@@ -78,22 +89,23 @@ static __always_inline int syn_ack(u64 *ctx)
 {
 	struct sock *listener = (void *)ctx[0];
 	struct request_sock *request = (void *)ctx[1];
+	struct span_link none = {};
 
 	retransmitted(listener, (void *)request, RETRANSMIT_SYN_ACK, 1,
-		      BPF_CORE_READ(request, num_retrans) + 1);
+		      BPF_CORE_READ(request, num_retrans) + 1, &none);
 	return 0;
 }
 
 SEC("tp_btf/tcp_retransmit_skb")
 int segment_btf(u64 *ctx)
 {
-	return segment(ctx);
+	return segment(ctx, 1);
 }
 
 SEC("raw_tp/tcp_retransmit_skb")
 int segment_raw(u64 *ctx)
 {
-	return segment(ctx);
+	return segment(ctx, 0);
 }
 
 SEC("tp_btf/tcp_retransmit_synack")

@@ -3,6 +3,7 @@
 
 pub(crate) mod expected;
 pub(crate) mod held;
+pub(crate) mod http;
 pub(crate) mod netkit;
 
 pub(crate) mod cgroup;
@@ -218,7 +219,7 @@ impl Probe {
         Self::open_with(&Options::new(network.router.inode()))
     }
 
-    pub(crate) fn open_with(options: &Options) -> Self {
+    pub(crate) fn open_with(options: &Options<'_>) -> Self {
         let kernel = Kernel::read(None).unwrap();
         let probe = PacketLoss::open(&kernel, options).unwrap();
         probe

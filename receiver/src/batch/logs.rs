@@ -10,7 +10,10 @@ use opentelemetry_proto::tonic::{
 };
 
 use super::scope;
-use crate::pods::{Entity, Origin};
+use crate::{
+    pods::{Entity, Origin},
+    spans::Link,
+};
 
 /// Something that happened, as a probe tells it.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Occurrence {
     pub body: String,
     /// The facts.
     pub attributes: Vec<KeyValue>,
+    /// The application's span that it belongs to.
+    pub link: Option<Link>,
 }
 
 /// The events of one turn at the ring.
@@ -74,13 +79,18 @@ fn resource_logs(entity: &Entity, log_records: Vec<LogRecord>) -> ResourceLogs {
 }
 
 fn record(observed: u64, occurrence: Occurrence) -> LogRecord {
+    let Occurrence { link, mut attributes, .. } = occurrence;
+    attributes.extend(link.iter().flat_map(Link::attributes));
     LogRecord {
         time_unix_nano: occurrence.time_unix_nano,
         observed_time_unix_nano: observed,
         severity_number: occurrence.event.severity,
         event_name: occurrence.event.name.to_owned(),
         body: Some(AnyValue { value: Some(any_value::Value::StringValue(occurrence.body)) }),
-        attributes: occurrence.attributes,
+        attributes,
+        trace_id: link.map(|link| link.trace_id.to_vec()).unwrap_or_default(),
+        span_id: link.map(|link| link.span_id.to_vec()).unwrap_or_default(),
+        flags: link.map_or(0, |link| link.flags.into()),
         ..LogRecord::default()
     }
 }

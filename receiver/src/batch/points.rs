@@ -10,9 +10,9 @@ use jitterscope_semconv::{Instrument, Metric, attribute::OTEL_METRIC_OVERFLOW};
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     metrics::v1::{
-        AggregationTemporality, DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge,
-        Metric as OtlpMetric, NumberDataPoint, Sum, exponential_histogram_data_point::Buckets, metric::Data,
-        number_data_point::Value as Number,
+        AggregationTemporality, DataPointFlags, Exemplar, ExponentialHistogram,
+        ExponentialHistogramDataPoint, Gauge, Metric as OtlpMetric, NumberDataPoint, Sum,
+        exponential_histogram_data_point::Buckets, metric::Data, number_data_point::Value as Number,
     },
 };
 
@@ -27,6 +27,8 @@ type Times = (u64, u64);
 /// What a point says.
 pub(super) enum Value {
     Number(Number),
+    /// A counter's, and an anomaly that it contains.
+    Counted(i64, Option<Exemplar>),
     Durations(Range, Box<histogram>),
 }
 
@@ -40,7 +42,7 @@ impl Value {
     /// Anything of it that never falls while it counts.
     pub(super) fn rising(&self) -> u64 {
         match self {
-            Self::Number(Number::AsInt(value)) => value.cast_unsigned(),
+            Self::Number(Number::AsInt(value)) | Self::Counted(value, _) => value.cast_unsigned(),
             Self::Number(Number::AsDouble(seconds)) => (seconds * 1e9) as u64,
             Self::Durations(_, value) => value.count(),
         }
@@ -52,6 +54,7 @@ impl Value {
             (Self::Number(Number::AsInt(sum)), Self::Number(Number::AsInt(more))) => {
                 *sum = sum.wrapping_add(more);
             }
+            (Self::Counted(sum, _), Self::Counted(more, _)) => *sum = sum.wrapping_add(more),
             (Self::Number(Number::AsDouble(sum)), Self::Number(Number::AsDouble(more))) => *sum += more,
             (Self::Durations(_, sum), Self::Durations(_, more)) => sum.merge(&more),
             // A metric has one type of value, which its probe emits.
@@ -109,6 +112,10 @@ impl Points {
     fn push(&mut self, attributes: Vec<KeyValue>, times: Times, value: Value) {
         match value {
             Value::Number(number) => self.numbers.push(number_point(attributes, times, number)),
+            Value::Counted(count, exemplar) => {
+                let point = number_point(attributes, times, Number::AsInt(count));
+                self.numbers.push(NumberDataPoint { exemplars: exemplar.into_iter().collect(), ..point });
+            }
             Value::Durations(range, value) => {
                 self.histograms.push(histogram_point(attributes, times, range, &value));
             }

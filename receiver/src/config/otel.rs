@@ -15,6 +15,7 @@ const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
 const AGGREGATION: &str = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+const EXEMPLAR_FILTER: &str = "OTEL_METRICS_EXEMPLAR_FILTER";
 const SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
 
 /// Beginning of the variables of a destination. The general form goes on with one of the options below, the form of a
@@ -31,7 +32,7 @@ const CLIENT_KEY: &str = "CLIENT_KEY";
 const INSECURE: &str = "INSECURE";
 
 /// The variables and what they set, for the documentation.
-pub(super) const VARIABLES: [(&str, &str); 15] = [
+pub(super) const VARIABLES: [(&str, &str); 16] = [
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "the only destination, unless the file names some; for `http/protobuf`, `/v1/metrics` and `/v1/logs` go after its path",
@@ -49,6 +50,7 @@ pub(super) const VARIABLES: [(&str, &str); 15] = [
     ),
     (TEMPORALITY, "`cumulative`, `delta` or `lowmemory`"),
     (AGGREGATION, "`explicit_bucket_histogram` or `base2_exponential_bucket_histogram`"),
+    (EXEMPLAR_FILTER, "`trace_based`, `always_on` or `always_off`; `exemplars`"),
     (INTERVAL, "milliseconds; `interval`"),
     (ATTRIBUTES, "`key=value,…` with percent-encoded values; resource attributes of the receiver itself"),
     (SERVICE_NAME, "service name of the receiver itself"),
@@ -201,6 +203,12 @@ impl<'a> Otel<'a> {
     /// `OTEL_METRIC_EXPORT_INTERVAL` as a duration.
     pub(super) fn interval(&self, problems: &mut Vec<Problem>) -> Option<Value> {
         millis(INTERVAL, self.get(INTERVAL)?, problems)
+    }
+
+    /// `OTEL_METRICS_EXEMPLAR_FILTER`, in small and in capital letters alike.
+    pub(super) fn exemplars(&self) -> Option<Value> {
+        let filter = self.get(EXEMPLAR_FILTER)?.to_lowercase();
+        Some(Value::new(Some(&origin(EXEMPLAR_FILTER)), filter))
     }
 
     /// The receiver's own resource.

@@ -8,6 +8,7 @@ use crate::probe::{Definition, ProbeOption};
 
 use super::pattern::Pattern;
 use super::reader::Reader;
+use super::spans::Links;
 
 /// How often counters may be collected: more often costs more than it shows, less often than hourly is no monitoring.
 pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -47,6 +48,8 @@ pub struct ProbeSettings {
     pub threshold: Option<Duration>,
     /// One of so many flows is looked at; 1, all, for a probe without.
     pub sampling: u32,
+    /// How its anomalies are linked to spans; None for a probe that cannot, and while there is no source.
+    pub links: Option<Links>,
     /// Kernel stacks on events; false for a probe without.
     pub stack: bool,
     /// Interfaces to leave out; empty for a probe that knows none.
@@ -107,6 +110,7 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         events: has(ProbeOption::Events).then(|| events(r)),
         threshold: threshold(r, probe),
         sampling: sampling(r, probe),
+        links: None,
         stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
         per_cpu: has(ProbeOption::PerCpu)
             && r.switch("per_cpu", false, "a series for each CPU in place of their sum"),
@@ -114,6 +118,15 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         children: has(ProbeOption::Children) && r.switch("children", false, "what hangs below others too"),
         census: has(ProbeOption::Census)
             && r.switch("census", false, "everything counted by what it is, each time the whole table"),
+    }
+}
+
+/// Tells the probes that can link their anomalies to spans how they are to do it.
+pub(super) fn link(settings: &mut Probes, probes: &[&'static Definition], links: Option<Links>) {
+    for probe in probes.iter().filter(|probe| probe.options.contains(&ProbeOption::Spans)) {
+        if let Some(settings) = settings.get_mut(probe.name) {
+            settings.links = links;
+        }
     }
 }
 

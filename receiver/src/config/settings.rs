@@ -13,6 +13,7 @@ use super::file;
 use super::otel::Resource;
 use super::probes::{self, INTERVALS, Probes, Profile};
 use super::reader::Reader;
+use super::spans::{self, ExemplarFilter, Spans};
 
 /// A configuration in which everything is valid. Two that are equal need no reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,10 @@ pub struct Settings {
     pub probes: Probes,
     /// Where the telemetry goes.
     pub export: Export,
+    /// How anomalies are linked to the applications' spans.
+    pub spans: Spans,
+    /// Which anomalies are shown with the counters that count them.
+    pub exemplars: ExemplarFilter,
     /// Whom signals are attributed to.
     pub entities: Entities,
     /// What is known of the kernel.
@@ -126,12 +131,14 @@ pub(super) fn read(r: &mut Reader<'_>, probes: &[&'static Definition], resource:
     let interval =
         r.duration("interval", interval, INTERVALS, "time between collections; a probe may have its own");
     let profile = profile(r);
-    Settings {
+    let mut settings = Settings {
         interval,
         profile,
         probes: r
             .section("probes", "each probe's own settings", |r| probes::read(r, probes, profile, interval)),
         export: r.section("export", "where the telemetry goes", export::read),
+        exemplars: spans::exemplars(r),
+        spans: r.section("spans", "links from anomalies to the applications' spans", spans::read),
         entities: r.section("entities", "whom signals are attributed to", entities),
         kernel: r.section("kernel", "what is known of the kernel", kernel),
         health: r.section("health", "liveness and readiness over HTTP", health),
@@ -139,7 +146,9 @@ pub(super) fn read(r: &mut Reader<'_>, probes: &[&'static Definition], resource:
         events_text: r.section("events", "readable events", events_text),
         shutdown_grace: r.section("shutdown", "what happens at the end", shutdown_grace),
         resource,
-    }
+    };
+    probes::link(&mut settings.probes, probes, settings.spans.links(settings.exemplars));
+    settings
 }
 
 fn profile(r: &mut Reader<'_>) -> Profile {

@@ -69,6 +69,7 @@ impl Sources {
         let file = self.file.as_deref().map(|path| read_file(path, &mut problems)).unwrap_or_default();
         let mut layers: Vec<Value> =
             otel.interval(&mut problems).map(|value| single("interval", value)).into_iter().collect();
+        layers.extend(otel.exemplars().map(|value| single("exemplars", value)));
         let named = self.endpoint.is_some() || names_destinations(&file);
         layers.extend(file.into_iter().map(|(key, value)| single(&key, value)));
         // A destination of the standard variables goes on top of an empty list in the file. When another takes its

@@ -39,7 +39,7 @@ pub async fn once(mut settings: Settings, format: Format, only: &[String]) -> Re
     let counters = counters(&settings, Arc::default());
     let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox), counters, ticks: false };
     pods.settled().await;
-    let mut supervisor = Supervisor::new(Arc::clone(&accounts), around);
+    let mut supervisor = Supervisor::new(Arc::clone(&accounts), around, Arc::default());
     let applied = supervisor.apply(&settings).await;
     // Ending a probe's task makes its last collection, which here is the only one that is waited for.
     supervisor.shutdown().await;
@@ -76,10 +76,12 @@ pub fn can_run(settings: &Settings) -> Vec<Tried> {
     let machine = Machine::new(settings.kernel.btf.as_deref());
     let try_one = |definition: &&'static crate::probe::Definition| {
         let (state, usage) = match settings.probes.get(definition.name) {
-            Some(own) => match (definition.open)(&Opening { settings: own, machine: &machine }) {
-                Ok(probe) => (State::Running(probe.limitation()), probe.usage()),
-                Err(skip) => (State::Skipped(skip), Usage::default()),
-            },
+            Some(own) => {
+                match (definition.open)(&Opening { settings: own, machine: &machine, spans: None }) {
+                    Ok(probe) => (State::Running(probe.limitation()), probe.usage()),
+                    Err(skip) => (State::Skipped(skip), Usage::default()),
+                }
+            }
             None => (State::Disabled, Usage::default()),
         };
         Tried { name: definition.name, state, usage }

@@ -129,6 +129,7 @@ impl Reading for BioLatency {
             origin: origin(&record.head.entity),
             body,
             attributes: facts,
+            link: None,
         }
     }
 }

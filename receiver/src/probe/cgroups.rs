@@ -79,7 +79,7 @@ impl<W: Eq + Hash + Clone, V: Merge + Copy> Ledger<W, V> {
         self.past
             .entry((entity.key, what.clone()))
             .and_modify(|past| past.value.merge(value))
-            .or_insert_with(|| Sum { entity, what: what.clone(), value: *value });
+            .or_insert_with(|| Sum { entity, what: what.clone(), value: *value, exemplar: None });
     }
 }
 

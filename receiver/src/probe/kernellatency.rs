@@ -194,6 +194,7 @@ impl Reading for Reader {
             origin: origin(&record.key.entity),
             body: format!("{sentence}: took {took:.3} s {} of {interface}{parts}", direction.way),
             attributes: facts,
+            link: None,
         }
     }
 

@@ -3,8 +3,13 @@
 
 use std::hash::Hash;
 
-use jitterscope_ebpf::{Entries, Merge, Table, TableError, abi::entity, abi::histogram, histogram::Range};
+use jitterscope_ebpf::{
+    Entries, Loaded, Merge, Table, TableError,
+    abi::{entity, exemplar, histogram},
+    histogram::Range,
+};
 use jitterscope_semconv::{Instrument, Metric};
+use opentelemetry_proto::tonic::metrics::v1::Exemplar;
 use rustix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -15,8 +20,9 @@ use super::{
 };
 use crate::{
     batch::{Batch, Emitter, attributes::Pair},
-    clock::nanoseconds,
+    clock::{Clock, nanoseconds},
     round::Round,
+    spans::exemplar_of_count,
 };
 
 /// One map of a program.
@@ -57,17 +63,29 @@ pub(super) struct Fill {
 
 /// A value of a map, and the points that it makes.
 pub(super) trait Amount: Merge + Copy + Send + 'static {
-    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>]);
+    fn emit(
+        &self,
+        emit: &mut Emitter<'_, '_>,
+        told: &Told,
+        attributes: &[Pair<'_>],
+        exemplar: Option<Exemplar>,
+    );
 }
 
 impl Amount for u64 {
-    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>]) {
-        emit.counter(told.metric, attributes, *self);
+    fn emit(
+        &self,
+        emit: &mut Emitter<'_, '_>,
+        told: &Told,
+        attributes: &[Pair<'_>],
+        exemplar: Option<Exemplar>,
+    ) {
+        emit.counter_with(told.metric, attributes, *self, exemplar);
     }
 }
 
 impl Amount for histogram {
-    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>]) {
+    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>], _: Option<Exemplar>) {
         emit.histogram(told.metric, attributes, told.range, self);
     }
 }
@@ -110,8 +128,10 @@ impl Told {
     }
 
     fn emit<W: Attributes, V: Amount>(&self, sums: Sums<W, V>, batch: &mut Batch<'_>, attached: u64) {
-        for Sum { entity, what, value } in sums {
-            value.emit(&mut batch.entity(&entity, Some(attached)), self, &what.attributes());
+        let clock = Clock::read();
+        for Sum { entity, what, value, exemplar } in sums {
+            let exemplar = exemplar.map(|raw| exemplar_of_count(&raw, &clock));
+            value.emit(&mut batch.entity(&entity, Some(attached)), self, &what.attributes(), exemplar);
         }
     }
 }
@@ -123,6 +143,8 @@ type Naming<K, W> = Box<dyn Fn(&K) -> Option<W> + Send>;
 struct ByEntity<T: Entries, W> {
     told: Told,
     table: T,
+    /// Anomalies to be shown with the values, where there are some.
+    exemplars: Option<Exemplars<T::Key>>,
     whose: fn(&T::Key) -> entity,
     what: Naming<T::Key, W>,
 }
@@ -137,7 +159,41 @@ where
     T: Entries<Value: Amount> + Send + 'static,
     W: Attributes,
 {
-    Box::new(ByEntity { told, table, whose, what: Box::new(what) })
+    Box::new(ByEntity { told, table, exemplars: None, whose, what: Box::new(what) })
+}
+
+/// The same with anomalies to be shown with the values.
+pub(super) fn by_entity_with<T, W>(
+    told: Told,
+    table: T,
+    exemplars: Option<Exemplars<T::Key>>,
+    whose: fn(&T::Key) -> entity,
+    what: impl Fn(&T::Key) -> Option<W> + Send + 'static,
+) -> Box<dyn KernelMap>
+where
+    T: Entries<Value: Amount> + Send + 'static,
+    W: Attributes,
+{
+    Box::new(ByEntity { told, table, exemplars, whose, what: Box::new(what) })
+}
+
+/// Takes the anomalies that have come since the last time, each with the key of the value that counts it.
+type Exemplars<K> = Box<dyn Fn() -> Result<Vec<(K, exemplar)>, TableError> + Send>;
+
+/// Those of a program that links anomalies to spans; none of one that was loaded without.
+pub(super) fn exemplars<K>(of: &Loaded) -> Option<Exemplars<K>>
+where
+    K: FromBytes + IntoBytes + Immutable + KnownLayout + Clone + Send + 'static,
+{
+    let table = of.table::<K, exemplar>("exemplars").ok()?;
+    Some(Box::new(move || {
+        let mut taken = Vec::new();
+        table.retain(|key, exemplar| {
+            taken.push((key.clone(), *exemplar));
+            false
+        })?;
+        Ok(taken)
+    }))
 }
 
 impl<T, W> KernelMap for ByEntity<T, W>
@@ -152,11 +208,18 @@ where
         attached: u64,
     ) -> Result<Fill, TableError> {
         let mut sums = Sums::default();
+        // Before the values, which then contain them.
+        let shown = self.exemplars.as_ref().map(|take| take()).transpose()?.unwrap_or_default();
         let entries = self.table.for_each(|key, value| {
             if let Some(what) = (self.what)(key) {
                 sums.add(round, &origin(&(self.whose)(key)), what, value);
             }
         })?;
+        for (key, exemplar) in &shown {
+            if let Some(what) = (self.what)(key) {
+                sums.show(round, &origin(&(self.whose)(key)), what, exemplar);
+            }
+        }
         self.told.emit(sums, batch, attached);
         Ok(self.told.fill(entries))
     }

@@ -103,6 +103,7 @@ impl Reading for NetifTxLatency {
                 what.interface
             ),
             attributes: facts,
+            link: None,
         }
     }
 }

@@ -2,8 +2,12 @@
 //! its records read ([`KernelMap`], [`Reading`]).
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
 
-use jitterscope_ebpf::{Missing, Observer, Ring, TableError, Telling, TooShort, abi::entity};
+use jitterscope_ebpf::{
+    Missing, Observer, Ring, TableError, Telling, TooShort,
+    abi::{EXEMPLARS_ALL, EXEMPLARS_NONE, EXEMPLARS_SAMPLED, entity},
+};
 use jitterscope_semconv::attribute::OTEL_METRIC_OVERFLOW;
 use tracing::debug;
 use zerocopy::FromBytes;
@@ -16,9 +20,10 @@ use crate::{
     account::KernelAccount,
     batch::{Batch, Occurrence},
     clock::Clock,
-    config::ProbeSettings,
+    config::{ExemplarFilter, ProbeSettings},
     pods::{Netns, Origin},
     round::Round,
+    spans::Link,
 };
 
 /// How the records of one program read.
@@ -28,6 +33,11 @@ pub(super) trait Reading: Send + 'static {
 
     /// A record as an event.
     fn occurrence(&mut self, record: &Self::Record, clock: &Clock) -> Occurrence;
+
+    /// The application's span that a record belongs to, for a probe that knows.
+    fn link(&self, _record: &Self::Record) -> Option<Link> {
+        None
+    }
 
     /// What it cannot see without these hooks.
     fn limitation(&self, missing: &[Missing]) -> Option<String> {
@@ -107,6 +117,16 @@ fn telling(settings: &ProbeSettings) -> Telling {
         stack: settings.stack,
         threshold: settings.threshold.unwrap_or_default(),
         sampling: settings.sampling,
+        span_age: settings.links.map_or(Duration::ZERO, |links| links.max_age),
+        exemplars: settings.links.map_or(EXEMPLARS_NONE, |links| exemplars(links.exemplars)),
+    }
+}
+
+fn exemplars(filter: ExemplarFilter) -> u32 {
+    match filter {
+        ExemplarFilter::TraceBased => EXEMPLARS_SAMPLED,
+        ExemplarFilter::AlwaysOn => EXEMPLARS_ALL,
+        ExemplarFilter::AlwaysOff => EXEMPLARS_NONE,
     }
 }
 
@@ -144,7 +164,10 @@ impl<R: Reading> Probe for Observed<R> {
 
     fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
         let record = self.ring.as_mut()?.take::<R::Record>()?;
-        Some(record.map(|record| self.reading.occurrence(&record, clock)))
+        Some(record.map(|record| {
+            let link = self.reading.link(&record);
+            Occurrence { link, ..self.reading.occurrence(&record, clock) }
+        }))
     }
 
     fn account(&self) -> KernelAccount {

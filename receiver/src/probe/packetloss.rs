@@ -28,7 +28,7 @@ use super::{
     Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{address, end, family_name},
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, Fill, KernelMap, Told, by_entity},
+    maps::{Attributes, Fill, KernelMap, Told, by_entity_with, exemplars},
     observed::{Observed, Reading},
 };
 use crate::{
@@ -36,6 +36,7 @@ use crate::{
     clock::Clock,
     pods::{Netns, Origin},
     round::Round,
+    spans::Link,
 };
 
 /// Dropped packets.
@@ -46,7 +47,7 @@ pub(super) static DEFINITION: Definition = Definition {
     overhead: Overhead::Low,
     default: true,
     capabilities: EBPF_CAPABILITIES,
-    options: &[ProbeOption::Events, ProbeOption::Stack],
+    options: &[ProbeOption::Spans, ProbeOption::Events, ProbeOption::Stack],
     metrics: &[&metric::PACKET_DROPS],
     events: &[&events::PACKET_DROPPED],
     open,
@@ -58,15 +59,19 @@ struct Packetloss {
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
-    let options = packetloss::Options::new(opening.machine.host_netns()?);
+    let options = packetloss::Options {
+        spans: opening.spans,
+        ..packetloss::Options::new(opening.machine.host_netns()?)
+    };
     let kernel = opening.machine.kernel()?;
     let program = PacketLoss::open(kernel, &options)?;
     let teller = Teller::new(Symbols::new(kernel.functions()));
     let reasons = Arc::clone(program.reasons());
     let names = Arc::clone(&reasons);
     let told = Told::new("drops", options.drops, &metric::PACKET_DROPS);
+    let shown = exemplars(program.observer.loaded());
     let maps = vec![
-        by_entity(told, program.drops, owner, move |key| Some(What::of(&key.into(), &names))),
+        by_entity_with(told, program.drops, shown, owner, move |key| Some(What::of(&key.into(), &names))),
         Box::new(Addresses { known: Neighbours::default(), table: program.neighbours }) as Box<dyn KernelMap>,
     ];
     Observed::start(program.observer, maps, Packetloss { teller, reasons }, opening)
@@ -91,6 +96,10 @@ impl KernelMap for Addresses {
 
 impl Reading for Packetloss {
     type Record = packetloss::Event;
+
+    fn link(&self, record: &packetloss::Event) -> Option<Link> {
+        Link::of(&record.span)
+    }
 
     fn occurrence(&mut self, record: &packetloss::Event, clock: &Clock) -> Occurrence {
         self.teller.occurrence(record, &self.reasons, clock)

@@ -94,6 +94,7 @@ impl Reading for SchedLatency {
                 record.pid, record.cpu
             ),
             attributes: facts,
+            link: None,
         }
     }
 }

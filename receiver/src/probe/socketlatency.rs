@@ -90,6 +90,7 @@ impl Reading for SocketLatency {
             origin: origin(&record.head.entity),
             body: format!("{}: data waited {seconds:.3} s {did}", ends(&record.head.connection)),
             attributes: facts,
+            link: None,
         }
     }
 

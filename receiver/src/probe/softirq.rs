@@ -133,6 +133,7 @@ impl Reading for Softirq {
             origin: origin(&record.head.entity),
             body,
             attributes: facts,
+            link: None,
         }
     }
 }

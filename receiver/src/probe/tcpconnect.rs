@@ -108,6 +108,7 @@ impl Reading for TcpConnect {
                 record.attempts
             ),
             attributes: facts,
+            link: None,
         }
     }
 }

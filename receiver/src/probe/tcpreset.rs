@@ -16,7 +16,7 @@ use super::{
     Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{attributes, ends, family_name, state},
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, Told, by_entity},
+    maps::{Attributes, Told, by_entity_with, exemplars},
     observed::{Observed, Reading, origin},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
         attributes::{Pair, key_value},
     },
     clock::Clock,
+    spans::Link,
 };
 
 /// Resets.
@@ -35,7 +36,7 @@ pub(super) static DEFINITION: Definition = Definition {
     overhead: Overhead::Low,
     default: true,
     capabilities: EBPF_CAPABILITIES,
-    options: &[ProbeOption::Events],
+    options: &[ProbeOption::Spans, ProbeOption::Events],
     metrics: &[&metric::TCP_RESETS],
     events: &[&events::TCP_RESET],
     open,
@@ -67,6 +68,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
         constants: &[Constant { name: "arguments", value: arguments.as_bytes() }],
         entries: &[("resets", SERIES)],
         without: if arguments < WITH_REASON { &[] } else { &WITHOUT_SOCKET },
+        spans: opening.spans,
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::TCPRESET, kernel, &options)?;
@@ -74,7 +76,13 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let told = Told::new("resets", SERIES, &metric::TCP_RESETS);
     let table = observer.loaded().per_cpu_table::<reset_key, u64>(told.map)?;
     let names = Arc::clone(&reasons);
-    let maps = vec![by_entity(told, table, |key| key.entity, move |key| What::of(key, &names))];
+    let maps = vec![by_entity_with(
+        told,
+        table,
+        exemplars(observer.loaded()),
+        |key| key.entity,
+        move |key| What::of(key, &names),
+    )];
     Observed::start(observer, maps, TcpReset { reasons }, opening)
 }
 
@@ -95,6 +103,10 @@ impl Reasons {
 
 impl Reading for TcpReset {
     type Record = reset_event;
+
+    fn link(&self, record: &reset_event) -> Option<Link> {
+        Link::of(&record.head.span)
+    }
 
     fn occurrence(&mut self, record: &reset_event, clock: &Clock) -> Occurrence {
         let reason = self.reasons.name(record.key.reason);
@@ -117,6 +129,7 @@ impl Reading for TcpReset {
             origin: origin(&record.head.entity),
             body,
             attributes: facts,
+            link: None,
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{attributes, ends, family_name},
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, Told, by_entity},
+    maps::{Attributes, Told, by_entity_with, exemplars},
     observed::{Observed, Reading, origin},
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
         attributes::{Pair, key_double, key_value},
     },
     clock::Clock,
+    spans::Link,
 };
 
 /// Retransmitted segments.
@@ -37,7 +38,7 @@ pub(super) static DEFINITION: Definition = Definition {
     overhead: Overhead::Low,
     default: true,
     capabilities: EBPF_CAPABILITIES,
-    options: &[ProbeOption::Events],
+    options: &[ProbeOption::Spans, ProbeOption::Events],
     metrics: &[&metric::TCP_RETRANSMITS],
     events: &[&events::TCP_RETRANSMITTED],
     open,
@@ -51,17 +52,22 @@ struct TcpRetrans;
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let options = ObserverOptions {
         entries: &[("retransmits", SERIES)],
+        spans: opening.spans,
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let observer = Observer::open(&Object::TCPRETRANS, opening.machine.kernel()?, &options)?;
     let told = Told::new("retransmits", SERIES, &metric::TCP_RETRANSMITS);
     let table = observer.loaded().per_cpu_table::<retransmit_key, u64>(told.map)?;
-    let maps = vec![by_entity(told, table, |key| key.entity, What::of)];
+    let maps = vec![by_entity_with(told, table, exemplars(observer.loaded()), |key| key.entity, What::of)];
     Observed::start(observer, maps, TcpRetrans, opening)
 }
 
 impl Reading for TcpRetrans {
     type Record = retransmit_event;
+
+    fn link(&self, record: &retransmit_event) -> Option<Link> {
+        Link::of(&record.head.span)
+    }
 
     fn occurrence(&mut self, record: &retransmit_event, clock: &Clock) -> Occurrence {
         Occurrence {
@@ -70,6 +76,7 @@ impl Reading for TcpRetrans {
             origin: origin(&record.head.entity),
             body: sentence(record),
             attributes: facts(record),
+            link: None,
         }
     }
 }

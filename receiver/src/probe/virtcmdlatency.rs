@@ -74,6 +74,7 @@ impl Reading for VirtCmdLatency {
                 key_value(&key::TASK_COMMAND, name.as_str()),
                 key_value(&key::PROCESS_PID, i64::from(record.pid)),
             ],
+            link: None,
         }
     }
 }

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use jitterscope_ebpf::abi::span_counts;
 use jitterscope_semconv::{
     Attribute, Metric, attribute as key, metric,
-    value::{CountersSource, CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState},
+    value::{
+        CountersSource, CpuMode, ExporterDropCause, OtelComponentType, ProbeDropStage, ProbeState,
+        SpanLinkSource,
+    },
 };
 use opentelemetry::{KeyValue, Value, metrics::Meter};
 
@@ -31,6 +35,7 @@ pub(super) fn register(meter: &Meter, observed: &Observed) -> Destinations {
     probe_maps(meter, observed);
     entities(meter, observed);
     counters(meter, observed);
+    span_links(meter, observed);
     queues(meter, &destinations);
     disks(meter, observed);
     outcomes(meter, &destinations);
@@ -110,6 +115,21 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     amount(meter, &metric::PROBE_SERIES_COUNT, series);
     let limit = each_probe(observed, |to: I64<'_>, _, probe| to(SERIES_LIMIT as i64, &[probe]));
     amount(meter, &metric::PROBE_SERIES_LIMIT, limit);
+}
+
+fn span_links(meter: &Meter, observed: &Observed) {
+    let term = |metric, term: fn(&span_counts) -> u64| {
+        let spans = Arc::clone(&observed.spans);
+        counter(meter, metric, move |to| {
+            if let Some(counts) = spans.counts() {
+                to(term(&counts), &[of(&key::SPAN_LINK_SOURCE, SpanLinkSource::Wire.as_str())]);
+            }
+        });
+    };
+    term(&metric::SPAN_LINK_CAPTURES, |counts| counts.captured);
+    term(&metric::SPAN_LINK_USES, |counts| counts.used);
+    term(&metric::SPAN_LINK_EXPIRATIONS, |counts| counts.expired);
+    term(&metric::SPAN_LINK_AMBIGUITIES, |counts| counts.ambiguous);
 }
 
 fn has_events(account: &Account, observe: impl FnOnce()) {

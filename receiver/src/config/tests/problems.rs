@@ -125,7 +125,7 @@ fn a_key_of_another_probe_or_table_is_unknown_and_the_nearest_is_named() {
             "probes.packetloss.events.rates: unknown key, nearest: probes.packetloss.events.rate",
             "probes.netdev.stak: unknown key, allowed: enabled, required, interval, threshold, sampling, exclude_interfaces",
             "level: unknown key, nearest: log.level",
-            "zzz: unknown key, allowed: interval, profile, probes, export, entities, kernel, health, log, events, shutdown",
+            "zzz: unknown key, allowed: interval, profile, probes, export, exemplars, spans, entities, kernel, health, log, events, shutdown",
         ]
     );
 }

@@ -28,8 +28,18 @@ pub(super) fn line(entity: &str, record: &LogRecord) -> String {
         place,
         if get(key::NETNS_HOST.key) == "true" { "(on the node)".to_owned() } else { String::new() },
         body.rsplit_once(": ").map_or(body.as_str(), |(_, why)| why).to_owned(),
+        span(record),
     ];
     columns.into_iter().filter(|column| !column.trim().is_empty()).collect::<Vec<_>>().join("  ")
+}
+
+/// `trace=… span=…`: what there is to search for.
+fn span(record: &LogRecord) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    match record.trace_id.as_slice() {
+        [] => String::new(),
+        trace => format!("trace={} span={}", hex(trace), hex(&record.span_id)),
+    }
 }
 
 fn unprefixed(event_name: &str) -> &str {

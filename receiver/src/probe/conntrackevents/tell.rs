@@ -51,6 +51,7 @@ pub(in crate::probe) fn occurrence(event: &Event<'_>, netns: Netns) -> Occurrenc
         origin: Origin { netns, ..Origin::default() },
         body,
         attributes,
+        link: None,
     }
 }
 

@@ -43,6 +43,7 @@ impl Teller {
             origin: origin(record.netns, record.netns_cookie, record.cgroup),
             body: packet.sentence(&what),
             attributes,
+            link: None,
         }
     }
 

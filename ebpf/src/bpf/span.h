@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The span that an anomaly belongs to, from what is kept of its socket. Sockets must be of a type that the
+ * verifier knows, which only programs have that are attached by type.
+ *
+ * Requests of HTTP/1 follow each other on a connection, each after the answer to the one before. So what one
+ * side sends as an answer belongs to the last request, and what the other side sends does as long as nothing
+ * was answered: after that it may be the next request, which nobody has seen yet.
+ */
+#ifndef JITTERSCOPE_SPAN_H
+#define JITTERSCOPE_SPAN_H
+
+#include "kernel.h"
+#include "abi.h"
+#include "limit.h"
+#include "sequence.h"
+#include "span_store.h"
+
+/* What of a connection an anomaly is about. */
+enum span_matter {
+	MATTER_PACKET,	   /* one that begins at a position of its stream */
+	MATTER_STREAM,	   /* whatever is on its way in one direction */
+	MATTER_CONNECTION, /* the whole, as for a reset: of the request that has no answer yet */
+};
+
+static __always_inline struct span_context *context_of(struct sock *sk)
+{
+	u64 key;
+
+	if (span_storage == SPAN_STORAGE_SOCKET)
+		return bpf_sk_storage_get(&contexts, sk, NULL, 0);
+	if (span_storage != SPAN_STORAGE_ADDRESS)
+		return NULL;
+	key = (u64)sk;
+	return bpf_map_lookup_elem(&contexts_by_address, &key);
+}
+
+static __always_inline u32 ports_of(struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+
+	return BPF_CORE_READ(inet, inet_sport) | (u32)BPF_CORE_READ(sk, __sk_common.skc_dport) << 16;
+}
+
+/* Whether it was kept for this connection: sockets are connected anew, addresses used again. */
+static __always_inline int is_kept_for(const struct span_context *c, struct sock *sk)
+{
+	if (c->ports != ports_of(sk))
+		return 0;
+	return !c->cookie || c->cookie == (u64)BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+}
+
+static __always_inline int is_answered(const struct span_context *c, struct tcp_sock *tp)
+{
+	if (c->link.role == SPAN_ROLE_CLIENT)
+		return is_before(c->answer, BPF_CORE_READ(tp, rcv_nxt));
+	return is_before(c->answer, BPF_CORE_READ(tp, write_seq));
+}
+
+/* Who asks never learns where an answer ends; who answers knows what of it has not arrived yet. */
+static __always_inline int is_under_way(const struct span_context *c, struct tcp_sock *tp)
+{
+	if (!is_answered(c, tp))
+		return 1;
+	return c->link.role == SPAN_ROLE_SERVER &&
+	       is_before(BPF_CORE_READ(tp, snd_una), BPF_CORE_READ(tp, write_seq));
+}
+
+static __always_inline int is_of_last_request(const struct span_context *c, struct sock *sk,
+					      const enum span_matter matter, u8 direction, u32 position)
+{
+	int asks = (c->link.role == SPAN_ROLE_CLIENT) == (direction == DIRECTION_TRANSMIT);
+	struct tcp_sock *tp = (void *)sk;
+
+	if (matter == MATTER_CONNECTION)
+		return is_under_way(c, tp);
+	if (matter == MATTER_STREAM)
+		return !asks || !is_answered(c, tp);
+	if (!asks)
+		return !is_before(position, c->answer);
+	if (is_before(position, c->start))
+		return 0;
+	return is_before(position, c->end) || !is_answered(c, tp);
+}
+
+/* Fills `link`, which must be zero, if the span is known and surely the right one. `kept` is the socket's. */
+static __always_inline void find_span(struct span_link *link, const struct span_context *kept,
+				      struct sock *sk, const enum span_matter matter, u8 direction,
+				      u32 position)
+{
+	struct settings *set = settings_of_probe();
+	struct span_context c;
+
+	if (!kept || !set)
+		return;
+	c = *kept;
+	if (c.check != check_of(&c) || c.state != SPAN_KNOWN || !is_kept_for(&c, sk))
+		return;
+	if (bpf_ktime_get_ns() - c.captured_at > set->span_age) {
+		count_span(expired, c.link.source);
+	} else if (!is_of_last_request(&c, sk, matter, direction, position)) {
+		count_span(ambiguous, c.link.source);
+	} else {
+		count_span(used, c.link.source);
+		*link = c.link;
+	}
+}
+
+#endif

@@ -1,0 +1,81 @@
+//! `spans` and `exemplars`: how anomalies are linked to the applications' spans, and which are shown with the counters.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::reader::Reader;
+
+/// Shorter than a round trip finds nothing, longer than an hour is no request.
+const AGES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+
+/// How anomalies are linked to spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spans {
+    /// Which sources there are.
+    pub sources: SpanSources,
+    /// For how long after a request anomalies of its connection are its.
+    pub max_age: Duration,
+}
+
+/// The sources of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanSources {
+    /// The heads of requests as they pass.
+    pub wire: bool,
+}
+
+/// What probes that link anomalies to spans need to know. Equal settings mean that a reload leaves the probe alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// For how long after a request anomalies of its connection are its.
+    pub max_age: Duration,
+    /// Which of them are shown with the counters.
+    pub exemplars: ExemplarFilter,
+}
+
+/// Which anomalies are shown with the counters that count them: OpenTelemetry's exemplar filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExemplarFilter {
+    /// Those of spans that are recorded.
+    TraceBased,
+    /// All.
+    AlwaysOn,
+    /// None.
+    AlwaysOff,
+}
+
+impl Spans {
+    /// What probes need to know; None while there is no source.
+    pub(super) fn links(&self, exemplars: ExemplarFilter) -> Option<Links> {
+        self.sources.wire.then_some(Links { max_age: self.max_age, exemplars })
+    }
+}
+
+pub(super) fn read(r: &mut Reader<'_>) -> Spans {
+    let wire = "traceparent of HTTP/1 requests, read from every packet of TCP as it passes";
+    Spans {
+        sources: r.section("sources", "how spans are known", |r| SpanSources {
+            wire: r.switch("wire", WIRE, wire),
+        }),
+        // What clients and servers commonly wait for at most.
+        max_age: r.duration(
+            "max_age",
+            Duration::from_secs(30),
+            AGES,
+            "how long after a request anomalies of its connection are linked to it",
+        ),
+    }
+}
+
+/// What it costs stands in the documentation of the settings.
+const WIRE: bool = false;
+
+pub(super) fn exemplars(r: &mut Reader<'_>) -> ExemplarFilter {
+    let words = [
+        ("trace_based", ExemplarFilter::TraceBased),
+        ("always_on", ExemplarFilter::AlwaysOn),
+        ("always_off", ExemplarFilter::AlwaysOff),
+    ];
+    let help = "anomalies shown with the counters, while there are span links: of recorded spans, all, none";
+    r.choice("exemplars", &words, help).unwrap_or(ExemplarFilter::TraceBased)
+}

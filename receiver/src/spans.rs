@@ -1,0 +1,117 @@
+//! The applications' spans that anomalies belong to: links as probes tell them, and the sources that they are known from.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use jitterscope_ebpf::{
+    Kernel, LoadError, Merge as _,
+    abi::{SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_WIRE, exemplar, span_counts, span_link},
+    spans::{Spans, Wire},
+};
+use jitterscope_semconv::{
+    attribute as key,
+    value::{SpanLinkRole, SpanLinkSource},
+};
+use opentelemetry_proto::tonic::{
+    common::v1::KeyValue,
+    metrics::v1::{Exemplar, exemplar::Value},
+};
+
+use crate::{batch::attributes::key_value, clock::Clock};
+
+/// The span that something belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Of the trace.
+    pub trace_id: [u8; 16],
+    /// Of the span.
+    pub span_id: [u8; 8],
+    /// Of the W3C trace context.
+    pub flags: u8,
+    /// How it is known.
+    pub source: SpanLinkSource,
+    /// On which side of the request something happened.
+    pub role: SpanLinkRole,
+}
+
+impl Link {
+    /// As the kernel's programs tell it; `None` where none is known.
+    pub fn of(raw: &span_link) -> Option<Self> {
+        let source = match u32::from(raw.source) {
+            SPAN_SOURCE_WIRE => SpanLinkSource::Wire,
+            _ => return None,
+        };
+        let role = match u32::from(raw.role) {
+            SPAN_ROLE_CLIENT => SpanLinkRole::Client,
+            SPAN_ROLE_SERVER => SpanLinkRole::Server,
+            _ => return None,
+        };
+        Some(Self { trace_id: raw.trace_id, span_id: raw.span_id, flags: raw.flags, source, role })
+    }
+
+    /// What says how it was made.
+    pub fn attributes(&self) -> [KeyValue; 2] {
+        [
+            key_value(&key::SPAN_LINK_SOURCE, self.source.as_str()),
+            key_value(&key::SPAN_LINK_ROLE, self.role.as_str()),
+        ]
+    }
+}
+
+/// What a counter shows of what it counted last. Backends take a number with a fraction only.
+pub fn exemplar_of_count(raw: &exemplar, clock: &Clock) -> Exemplar {
+    let link = Link::of(&raw.link);
+    Exemplar {
+        time_unix_nano: clock.at_boot(raw.time),
+        value: Some(Value::AsDouble(raw.value as f64)),
+        trace_id: link.map(|link| link.trace_id.to_vec()).unwrap_or_default(),
+        span_id: link.map(|link| link.span_id.to_vec()).unwrap_or_default(),
+        filtered_attributes: Vec::new(),
+    }
+}
+
+/// The sources of one receiver. The supervisor opens and closes them, telemetry reads what became of what they found.
+#[derive(Default)]
+pub struct SpanStore {
+    wire: ArcSwapOption<Wire>,
+    /// Counted by programs that are gone.
+    before: ArcSwapOption<span_counts>,
+}
+
+impl SpanStore {
+    /// Loads the programs of `wire`, unless they run.
+    ///
+    /// # Errors
+    /// The kernel refuses them, or there is no cgroup v2 hierarchy.
+    pub fn open(&self, kernel: &Kernel) -> Result<(), LoadError> {
+        if self.wire.load().is_none() {
+            self.wire.store(Some(Arc::new(Wire::open(kernel)?)));
+        }
+        Ok(())
+    }
+
+    /// Ends them; what they counted stays.
+    pub fn close(&self) {
+        self.before.store(self.counts().map(Arc::new));
+        self.wire.store(None);
+    }
+
+    /// Whether there are any.
+    pub fn are_open(&self) -> bool {
+        self.wire.load().is_some()
+    }
+
+    /// Calls `with` with what they know, for programs that read it.
+    pub fn with<T>(&self, with: impl FnOnce(Option<&Spans>) -> T) -> T {
+        with(self.wire.load().as_ref().map(|wire| &wire.spans))
+    }
+
+    /// What became of what `wire` found; `None` when it never ran.
+    pub fn counts(&self) -> Option<span_counts> {
+        let before = self.before.load().as_deref().copied();
+        let now = self.wire.load().as_ref().and_then(|wire| wire.counts(SPAN_SOURCE_WIRE).ok());
+        let (Some(mut sum), Some(now)) = (before, now) else { return before.or(now) };
+        sum.merge(&now);
+        Some(sum)
+    }
+}
