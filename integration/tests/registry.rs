@@ -26,9 +26,11 @@ use jitterscope_semconv::{
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Metric as Arrived, metric::Data, number_data_point::Value as NumberValue,
+    AggregationTemporality, DataPointFlags, Metric as Arrived, metric::Data,
+    number_data_point::Value as NumberValue,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use tempfile::TempDir;
 
 /// What is wrong, each sentence once.
 type Problems = BTreeSet<String>;
@@ -109,6 +111,8 @@ fn points<'m>(metric: &'m Arrived, declared: &Metric, problems: &mut Problems) -
         let found = match number.value {
             Some(NumberValue::AsInt(_)) => Some(Number::Int),
             Some(NumberValue::AsDouble(_)) => Some(Number::Double),
+            // The end of a series, which is no number.
+            None if number.flags == DataPointFlags::NoRecordedValueMask as u32 => Some(declared.number),
             None => None,
         };
         if found != Some(declared.number) {
@@ -290,9 +294,10 @@ async fn what_arrives_is_declared_and_what_is_declared_arrives() {
     settings.extend(MEASURING.map(|probe| format!("probes.{probe}.threshold=0ms")));
     settings.push("probes.kernellatency.sampling=1".to_owned());
     settings.push("spans.sources.wire=true".to_owned());
-    let endpoint = collector.endpoint();
-    let mut arguments = vec!["--endpoint", &endpoint];
-    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let directory = TempDir::new().unwrap();
+    let (endpoint, queue) = (collector.endpoint(), directory.path().display());
+    settings.push(format!("export.otlp=[{{endpoint: '{endpoint}', queue: {{disk: {{path: '{queue}'}}}}}}]"));
+    let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let mut receiver = Receiver::start(&arguments).unwrap();
     for family in Family::BOTH {
         flood(&netns, (family.loopback(), CLOSED_PORT).into(), 10).unwrap();
