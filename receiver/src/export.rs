@@ -6,7 +6,6 @@ mod answer;
 mod client;
 mod connect;
 mod disk;
-mod encode;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod grpc;

@@ -15,9 +15,6 @@ use super::Payload;
 /// room for the frame.
 pub(super) const REQUEST_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
-/// Bytes that a point takes with its part of all that is around it, about: room that is made before it is written.
-const POINT_BYTES: usize = 160;
-
 /// One encoded request and how many points or records it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Encoded {
@@ -46,29 +43,22 @@ struct Parts {
 
 impl Parts {
     /// Most requests fit; only one that does not is copied, to be taken apart.
-    fn whole_or_halved<R: Request>(&mut self, request: &R) {
-        if !self.push(request) {
-            self.halves(request.clone());
+    fn whole_or_halved<R: Halve + Message + Clone>(&mut self, request: &R) {
+        if request.encoded_len() <= self.limit {
+            self.push(request);
+        } else {
+            self.put(request.clone());
         }
     }
 
-    /// Takes a request if it fits: how large it is shows when it is written.
-    fn push(&mut self, request: &impl Request) -> bool {
-        let bytes = request.encoded();
-        let fits = bytes.len() <= self.limit;
-        if fits {
-            self.requests.push(Encoded { bytes: bytes.into(), items: request.items() });
-        }
-        fits
+    fn push(&mut self, request: &(impl Halve + Message)) {
+        self.requests.push(Encoded { bytes: request.encode_to_vec().into(), items: request.items() });
     }
 
-    fn put<R: Request>(&mut self, request: R) {
-        if request.encoded_len() > self.limit || !self.push(&request) {
-            self.halves(request);
+    fn put<R: Halve + Message>(&mut self, request: R) {
+        if request.encoded_len() <= self.limit {
+            return self.push(&request);
         }
-    }
-
-    fn halves<R: Request>(&mut self, request: R) {
         let items = request.items();
         match request.halve() {
             Some((first, second)) => {
@@ -77,24 +67,6 @@ impl Parts {
             }
             None => self.too_large += items,
         }
-    }
-}
-
-/// What is sent.
-trait Request: Halve + Message + Clone {
-    /// As protobuf.
-    fn encoded(&self) -> Vec<u8>;
-}
-
-impl Request for ExportMetricsServiceRequest {
-    fn encoded(&self) -> Vec<u8> {
-        super::encode::metrics(self, self.items() as usize * POINT_BYTES)
-    }
-}
-
-impl Request for ExportLogsServiceRequest {
-    fn encoded(&self) -> Vec<u8> {
-        self.encode_to_vec()
     }
 }
 
