@@ -37,18 +37,21 @@ const STORAGE: &[Skipped] = &[
 const KERNELS: [(&str, &[&[Skipped]]); 4] =
     [("5.10.", &[MODULES, STORAGE]), ("6.1.", &[MODULES]), ("6.12.", &[MODULES]), ("7.3.", &[MODULES])];
 
+/// The row of a table by beginnings of releases that the running kernel has; `None` for a kernel that is in no virtual machine.
+fn of_this_kernel<T: Copy>(table: &[(&'static str, T)]) -> Option<(&'static str, T)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    table.iter().copied().find(|(begins, _)| release.starts_with(begins))
+}
+
 #[test]
 fn probes_that_cannot_run_here_are_those_whose_hooks_the_kernel_lacks() {
     if !requirements::met(&[]) {
         return;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let found = skipped().unwrap();
     // On a kernel that is in no list every skip must have a reason all the same.
     assert!(found.values().all(|reason| !reason.is_empty()), "{found:?}");
-    let Some((_, missing)) = KERNELS.iter().find(|(begins, _)| release.starts_with(begins)) else {
-        return;
-    };
+    let Some((_, missing)) = of_this_kernel(&KERNELS) else { return };
     let missing: BTreeMap<&str, &str> = missing.iter().copied().flatten().copied().collect();
     assert_eq!(found.keys().collect::<Vec<_>>(), missing.keys().collect::<Vec<_>>(), "{found:#?}");
     for (probe, reason) in missing {
@@ -70,8 +73,7 @@ fn a_probe_that_sees_a_part_says_which() {
     if !requirements::met(&[]) {
         return;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let Some((_, expected)) = HALVES.iter().find(|(begins, _)| release.starts_with(begins)) else { return };
+    let Some((_, expected)) = of_this_kernel(&HALVES) else { return };
     let told = limitation("socketlatency").unwrap();
     assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{told}");
 }
@@ -83,10 +85,9 @@ fn the_stages_of_a_packets_way_are_told_apart_or_it_is_said_which_are_not() {
     if !requirements::met(&[]) {
         return;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let Some((begins, _)) = KERNELS.iter().find(|(begins, _)| release.starts_with(begins)) else { return };
+    let Some((begins, _)) = of_this_kernel(&KERNELS) else { return };
     let said = limitation("kernellatency").unwrap();
-    if *begins == "7.3." {
+    if begins == "7.3." {
         let wanted = "without hook tcp_v4_early_demux, tcp_v6_early_demux routing is in prerouting";
         assert!(said.contains(wanted) && !said.contains("sent packets"), "{said}");
     } else {
@@ -140,8 +141,7 @@ fn programs_are_attached_by_the_hooks_that_are_recorded_of_the_kernel() {
     if !requirements::met(&[]) {
         return;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let Some((begins, _)) = KERNELS.iter().find(|(begins, _)| release.starts_with(begins)) else { return };
+    let Some((begins, _)) = of_this_kernel(&KERNELS) else { return };
     let file = format!("{RECORDS}/{}.json", begins.trim_end_matches('.'));
     if std::env::var_os("JITTERSCOPE_RECORD").is_some() {
         fs::write(&file, serde_json::to_string_pretty(&found()).unwrap() + "\n").unwrap();
