@@ -17,7 +17,7 @@ impl Clock {
     pub fn read() -> Self {
         // The boot clock is read on both sides of the wall clock: the middle halves the error.
         let before = nanoseconds(clock_gettime(ClockId::Boottime));
-        let now = nanoseconds(clock_gettime(ClockId::Realtime));
+        let now = wall();
         let after = nanoseconds(clock_gettime(ClockId::Boottime));
         Self { now, boot: before.midpoint(after) }
     }
@@ -31,6 +31,11 @@ impl Clock {
     pub fn at_boot(&self, boot_ns: u64) -> u64 {
         self.now.saturating_sub(self.boot).saturating_add(boot_ns)
     }
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn wall() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Realtime))
 }
 
 /// A time as one number; none of the clocks that we read is before its zero.

@@ -8,10 +8,7 @@ mod mend;
 mod rows;
 mod store;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{task::spawn_blocking, time::Instant};
 use tracing::{error, info, warn};
@@ -23,7 +20,7 @@ use self::{
     store::{Found, Store},
 };
 use super::{DestinationAccount, Signal, owners::Owners, queue::Item, split::Encoded};
-use crate::config::DiskQueue;
+use crate::{clock::wall, config::DiskQueue};
 
 /// Time until a disk that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -267,8 +264,7 @@ impl Disk {
 
 /// Seconds since the epoch.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(wall() / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
 /// An item as a row, still without its body.

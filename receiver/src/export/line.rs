@@ -1,10 +1,7 @@
 //! What waits at one destination: on disk where it is set and works, else in memory. It comes out in the order in which it
 //! went in, wherever it was, events first.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use jitterscope_semconv::value::ExporterDropCause;
 
@@ -14,7 +11,7 @@ use super::{
     owners::Owners,
     queue::{Item, Queue},
 };
-use crate::config::Destination;
+use crate::{clock::wall, config::Destination};
 
 /// Requests that wait.
 pub(super) struct Line {
@@ -129,6 +126,5 @@ impl Line {
 
 /// Microseconds since the epoch: above all that an earlier process had, unless the clock was put back.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    i64::try_from(wall() / 1000).unwrap_or(i64::MAX)
 }

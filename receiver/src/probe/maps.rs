@@ -159,7 +159,7 @@ where
     T: Entries<Value: Amount> + Send + 'static,
     W: Attributes,
 {
-    Box::new(ByEntity { told, table, exemplars: None, whose, what: Box::new(what) })
+    by_entity_with(told, table, None, whose, what)
 }
 
 /// The same with anomalies to be shown with the values.

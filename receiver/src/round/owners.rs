@@ -1,9 +1,6 @@
 //! Whose the entries of a kernel's map are once their owner is gone: what it had counted is not told again of another one.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use foldhash::quality::RandomState;
 
@@ -34,24 +31,15 @@ impl Owners {
         now: u64,
         is_alive: impl Fn(u64) -> bool,
     ) -> Option<Arc<Entity>> {
-        let found = pods.resolve(origin);
-        match (self.known.entry(*origin), found) {
-            (Entry::Occupied(mut known), Some(found)) => {
-                known.insert(Owner { entity: Arc::clone(&found), asked: now });
-                Some(found)
-            }
-            (Entry::Vacant(new), Some(found)) => {
-                new.insert(Owner { entity: Arc::clone(&found), asked: now });
-                Some(found)
-            }
-            (Entry::Vacant(_), None) => pods.fallback(origin),
-            (Entry::Occupied(mut known), None) => {
-                known.get_mut().asked = now;
-                let (former, other) = (&known.get().entity, pods.fallback(origin)?);
-                let stays = other.key == former.key || is_alive(former.key);
-                stays.then(|| Arc::clone(former))
-            }
+        if let Some(found) = pods.resolve(origin) {
+            self.known.insert(*origin, Owner { entity: Arc::clone(&found), asked: now });
+            return Some(found);
         }
+        let other = pods.fallback(origin);
+        let Some(known) = self.known.get_mut(origin) else { return other };
+        known.asked = now;
+        let stays = other?.key == known.entity.key || is_alive(known.entity.key);
+        stays.then(|| Arc::clone(&known.entity))
     }
 
     /// Forgets what nobody asks for any more, now and then.

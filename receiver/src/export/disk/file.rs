@@ -74,25 +74,34 @@ fn exclusive(path: &Path) -> Result<Connection, StoreError> {
 
 /// What a database says that it is, and how many tables it has.
 fn kind(db: &Connection) -> Result<(i64, i64, i64), StoreError> {
-    let number = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let tables = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    Ok((number("application_id")?, number("user_version")?, tables))
+    Ok((pragma(db, "application_id")?, pragma(db, "user_version")?, tables))
+}
+
+/// What is set, or counted, under a name.
+pub(super) fn pragma(db: &Connection, name: &str) -> rusqlite::Result<i64> {
+    db.pragma_query_value(None, name, |row| row.get(0))
 }
 
 /// Renames a file, and its log with it, to a name that no other has.
 fn put_aside(path: &Path, suffix: &str) -> Result<PathBuf, StoreError> {
-    let with = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     let names = std::iter::once(format!(".{suffix}")).chain((2..).map(|n| format!(".{suffix}.{n}")));
-    let free = names.map(|name| with(&name)).find(|name| !name.exists()).unwrap_or_default();
+    let free = names.map(|name| with_suffix(path, &name)).find(|name| !name.exists()).unwrap_or_default();
     fs::rename(path, &free)?;
-    let (log, mut aside) = (with("-wal"), free.clone().into_os_string());
+    let log = log_of(path);
     if log.exists() {
-        aside.push("-wal");
-        fs::rename(log, aside)?;
+        fs::rename(log, log_of(&free))?;
     }
     Ok(free)
+}
+
+/// The write-ahead log of a file.
+pub(super) fn log_of(file: &Path) -> PathBuf {
+    with_suffix(file, "-wal")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }

@@ -6,7 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{error::StoreError, file::FILE, rows::ITEMS_LIMIT, store::Store};
+use super::{
+    error::StoreError,
+    file::{FILE, log_of},
+    rows::ITEMS_LIMIT,
+    store::Store,
+};
 use crate::{config::DiskQueue, export::Signal};
 
 /// The new file while it is made.
@@ -70,12 +75,6 @@ fn copy_one(
         Some(row) => whole.insert(&row),
         None => Ok(()),
     }
-}
-
-fn log_of(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
 }
 
 fn remove_with_log(file: &Path) -> Result<(), StoreError> {

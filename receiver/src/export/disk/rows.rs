@@ -3,7 +3,7 @@
 use jitterscope_semconv::value::ExporterDropCause;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{body, error::StoreError};
+use super::{body, error::StoreError, file::pragma};
 use crate::export::Signal;
 
 /// More than a request of the largest size can hold.
@@ -77,8 +77,7 @@ impl Row {
 
 /// Pages that are in use.
 pub(super) fn used(db: &Connection) -> Result<i64, StoreError> {
-    let pages = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    Ok(pages("page_count")? - pages("freelist_count")?)
+    Ok(pragma(db, "page_count")? - pragma(db, "freelist_count")?)
 }
 
 pub(super) fn count(db: &Connection, signal: Signal) -> Result<Lane, StoreError> {
@@ -92,9 +91,13 @@ pub(super) fn count(db: &Connection, signal: Signal) -> Result<Lane, StoreError>
     if least < 1 || most > ITEMS_LIMIT {
         return Err(StoreError::Damaged(format!("a request of {least} or {most} items")));
     }
-    let held: i64 =
-        db.query_row("SELECT items FROM held WHERE signal = ?", [signal.name()], |row| row.get(0))?;
-    Ok(Lane { last, items, missing: (held - items).max(0) })
+    Ok(Lane { last, items, missing: (held(db, signal)? - items).max(0) })
+}
+
+/// How much the file says that there is of a signal.
+pub(super) fn held(db: &Connection, signal: Signal) -> Result<i64, StoreError> {
+    let text = "SELECT items FROM held WHERE signal = ?";
+    Ok(db.query_row(text, [signal.name()], |row| row.get(0))?)
 }
 
 pub(super) fn insert(change: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::{
     error::StoreError,
-    file::{self, FILE},
+    file::{self, FILE, pragma},
     mend,
     rows::{self, Gone, Lane, Limits, Row},
 };
@@ -161,8 +161,7 @@ impl Store {
 
     /// How much the file says that there is of a signal.
     pub(super) fn held(&self, signal: Signal) -> Result<i64, StoreError> {
-        let text = "SELECT items FROM held WHERE signal = ?";
-        Ok(self.db.query_row(text, [signal.name()], |row| row.get(0))?)
+        rows::held(&self.db, signal)
     }
 
     /// Gives up what has waited too long.
@@ -190,9 +189,8 @@ impl Store {
 
     /// Gives the disk back what an outage took, once nothing waits.
     fn shrink(&self) {
-        let pages = |name: &str| self.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let (Ok(all), Ok(free)) = (pages("page_count"), pages("freelist_count")) else { return };
-        if all > SHRINK_PAGES && all - free <= 16 {
+        let (Ok(all), Ok(used)) = (pragma(&self.db, "page_count"), rows::used(&self.db)) else { return };
+        if all > SHRINK_PAGES && used <= 16 {
             // Where it fails, the pages are used again.
             let _ = self.db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);");
         }

@@ -169,16 +169,23 @@ impl Baselines {
     }
 }
 
+/// What all kinds of points have under the same names.
+macro_rules! members {
+    () => {
+        fn attributes(&self) -> &[KeyValue] {
+            &self.attributes
+        }
+        fn flags(&self) -> u32 {
+            self.flags
+        }
+        fn times(&mut self) -> (&mut u64, u64) {
+            (&mut self.start_time_unix_nano, self.time_unix_nano)
+        }
+    };
+}
+
 impl Point for NumberDataPoint {
-    fn attributes(&self) -> &[KeyValue] {
-        &self.attributes
-    }
-    fn flags(&self) -> u32 {
-        self.flags
-    }
-    fn times(&mut self) -> (&mut u64, u64) {
-        (&mut self.start_time_unix_nano, self.time_unix_nano)
-    }
+    members!();
     fn total(&self) -> Option<Total> {
         Some(match self.value? {
             Value::AsInt(value) => Total::Int(value),
@@ -199,15 +206,7 @@ impl Point for NumberDataPoint {
 }
 
 impl Point for HistogramDataPoint {
-    fn attributes(&self) -> &[KeyValue] {
-        &self.attributes
-    }
-    fn flags(&self) -> u32 {
-        self.flags
-    }
-    fn times(&mut self) -> (&mut u64, u64) {
-        (&mut self.start_time_unix_nano, self.time_unix_nano)
-    }
+    members!();
     fn total(&self) -> Option<Total> {
         let buckets = self.bucket_counts.clone();
         Some(Total::Explicit(Explicit { count: self.count, sum: self.sum.unwrap_or_default(), buckets }))
@@ -225,15 +224,7 @@ impl Point for HistogramDataPoint {
 }
 
 impl Point for ExponentialHistogramDataPoint {
-    fn attributes(&self) -> &[KeyValue] {
-        &self.attributes
-    }
-    fn flags(&self) -> u32 {
-        self.flags
-    }
-    fn times(&mut self) -> (&mut u64, u64) {
-        (&mut self.start_time_unix_nano, self.time_unix_nano)
-    }
+    members!();
     fn total(&self) -> Option<Total> {
         Some(Total::Exponential(Exponential {
             count: self.count,
