@@ -78,7 +78,9 @@ fn the_reason_of_a_skipped_probe_is_in_the_status() {
 fn a_destination_that_does_not_answer_is_told_in_the_status_and_the_receiver_stays_ready() {
     let (address, dead) = (free_address(), free_address());
     let endpoint = format!("--endpoint=http://{dead}");
-    let receiver = start(address, &[&endpoint, "--set=shutdown.grace=100ms"]);
+    // No probe with events: they would be tried first, and the metrics only wait.
+    let probes = ["--set=profile=none", "--set=probes.udp.enabled=true"];
+    let receiver = start(address, &[&endpoint, "--set=shutdown.grace=100ms", probes[0], probes[1]]);
     let destination = until("the failing destination", || {
         let (_, status) = get(address, "/status?verbose")?;
         let destination = status["components"]["exporters"]["components"][format!("http://{dead}/")].clone();
