@@ -6,106 +6,12 @@
 mod common;
 
 use std::io::Write as _;
-use std::net::TcpStream;
-use std::os::fd::AsRawFd as _;
 
+use common::contexts::{Ambiguous, Contexts, FAMILIES, Source, each};
 use common::http::{Ids, Pair, get};
 use common::{Namespace, can_load};
-use jitterscope_ebpf::abi::{
-    SPAN_AMBIGUOUS, SPAN_KNOWN, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_WIRE, SPAN_STORAGE_ADDRESS,
-    SPAN_STORAGE_SOCKET, span_context, span_counts,
-};
-use jitterscope_ebpf::spans::{Wire, storage};
-use jitterscope_ebpf::{Kernel, Table};
-
-const FAMILIES: [u8; 2] = [4, 6];
-
-/// What a socket knows: whether it is ambiguous, and the ids if they are known.
-type Known = Result<Option<Ids>, Ambiguous>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ambiguous;
-
-/// The contexts, in either storage.
-enum Contexts {
-    Sockets(Table<i32, span_context>),
-    Addresses(Table<u64, span_context>),
-}
-
-struct Source {
-    wire: Wire,
-    contexts: Contexts,
-}
-
-impl Source {
-    /// Once for each storage that the kernel has.
-    fn all() -> Vec<Self> {
-        let kernel = Kernel::read(None).unwrap();
-        let has = storage(&kernel);
-        let wanted = [SPAN_STORAGE_SOCKET, SPAN_STORAGE_ADDRESS].into_iter().filter(|one| *one >= has);
-        wanted.map(|storage| Self::open(&kernel, storage)).collect()
-    }
-
-    fn open(kernel: &Kernel, storage: u32) -> Self {
-        let wire = Wire::open_with(kernel, storage).unwrap();
-        let contexts = match storage {
-            SPAN_STORAGE_SOCKET => Contexts::Sockets(wire.loaded().table("contexts").unwrap()),
-            _ => Contexts::Addresses(wire.loaded().table("contexts_by_address").unwrap()),
-        };
-        Self { wire, contexts }
-    }
-
-    fn context(&self, of: &TcpStream) -> Option<span_context> {
-        let port =
-            |address: std::io::Result<std::net::SocketAddr>| u32::from(address.unwrap().port().to_be());
-        let ports = port(of.local_addr()) | port(of.peer_addr()) << 16;
-        match &self.contexts {
-            Contexts::Sockets(table) => table.get(&of.as_raw_fd()).unwrap(),
-            Contexts::Addresses(table) => {
-                let mut found = None;
-                table.for_each(|_, c| found = (c.ports == ports).then_some(*c).or(found)).unwrap();
-                found
-            }
-        }
-    }
-
-    fn known(&self, of: &TcpStream, role: u32) -> Known {
-        let Some(context) = self.context(of) else { return Ok(None) };
-        assert_eq!(u32::from(context.link.role), role, "{context:?}");
-        match context.state {
-            SPAN_AMBIGUOUS => Err(Ambiguous),
-            SPAN_KNOWN => {
-                assert_eq!((u32::from(context.link.source), context.link.flags), (SPAN_SOURCE_WIRE, 1));
-                Ok(Ids::of(&context.link))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// What both ends know, which must be the same.
-    fn both(&self, pair: &Pair) -> Known {
-        let client = self.known(&pair.client, SPAN_ROLE_CLIENT);
-        assert_eq!(client, self.known(&pair.server, SPAN_ROLE_SERVER));
-        client
-    }
-
-    fn counts(&self) -> span_counts {
-        self.wire.counts(SPAN_SOURCE_WIRE).unwrap()
-    }
-}
-
-/// Runs a case with each storage and family, with a fresh connection.
-fn each(case: impl Fn(&Source, &mut Pair)) {
-    if !can_load() {
-        return;
-    }
-    let namespace = Namespace::new();
-    for source in Source::all() {
-        for family in FAMILIES {
-            case(&source, &mut Pair::new(&namespace, family));
-        }
-    }
-}
+use jitterscope_ebpf::Kernel;
+use jitterscope_ebpf::abi::SPAN_STORAGE_ADDRESS;
 
 #[test]
 fn the_last_request_is_known_to_both_ends_wherever_its_traceparent_stands() {

@@ -6,6 +6,7 @@
 mod common;
 
 use common::http::{Ids, Pair, get};
+use common::http2::{END_HEADERS, END_STREAM, HEADERS, PREFACE, field, frame};
 use common::{Namespace, can_load, note};
 use jitterscope_ebpf::spans::Wire;
 use jitterscope_ebpf::{Kernel, RunTimeStats};
@@ -43,9 +44,18 @@ fn a_packet_without_a_request_costs_less_than_one_with_it() {
             })
         };
         let (short, long) = (http(200), http(1800));
+        let mut streams = Pair::new(&namespace, family);
+        streams.ask(PREFACE);
+        let mut stream = 1;
+        let http2 = measure(&wire, || {
+            let head = [field(0x40, "x", &"y".repeat(100)), field(0, "traceparent", &Ids::new().value())];
+            streams.ask(frame(HEADERS, END_STREAM | END_HEADERS, stream, &head.concat()));
+            streams.answer(frame(HEADERS, END_STREAM | END_HEADERS, stream, &[0x88]));
+            stream += 2;
+        });
         note(&format!(
-            "ns a packet, IPv{family}: no HTTP {:.0} ({} packets), requests of 300 bytes with answers {:.0} ({}), of 1.9 KB {:.0} ({})",
-            plain.0, plain.1, short.0, short.1, long.0, long.1
+            "ns a packet, IPv{family}: no HTTP {:.0} ({} packets), requests of 300 bytes with answers {:.0} ({}), of 1.9 KB {:.0} ({}); of HTTP/2 {:.0} ({})",
+            plain.0, plain.1, short.0, short.1, long.0, long.1, http2.0, http2.1
         ));
         assert!(plain.0 < long.0, "{plain:?} {long:?}");
     }

@@ -40,7 +40,14 @@ enum span_storage {
 enum span_state {
 	SPAN_UNKNOWN = 0, /* the last request has no usable context, or the last message was none */
 	SPAN_KNOWN = 1,
-	SPAN_AMBIGUOUS = 2, /* requests overlap on this connection: never again a link */
+	SPAN_AMBIGUOUS = 2, /* requests overlap: with HTTP/1 never again a link on this connection */
+};
+
+/* What is known of the end of a request. */
+enum span_extent {
+	EXTENT_UNTOLD = 0, /* HTTP/1: nothing */
+	EXTENT_OPEN = 1,   /* HTTP/2: it has not come, and no other request is open */
+	EXTENT_CLOSED = 2, /* HTTP/2: both sides have said all */
 };
 
 /* The last request of a connection. Positions are those of TCP's streams. */
@@ -48,10 +55,12 @@ struct span_context {
 	u64 captured_at; /* CLOCK_MONOTONIC, ns */
 	u64 cookie;	 /* of the socket, where this is kept under its address; else 0 */
 	u32 start;	 /* of the request, in the stream of the side that asks */
-	u32 end;	 /* of the packet that it began with */
+	u32 end;	 /* of the packet that it began with; HTTP/2: of the last one of it */
 	u32 answer;	 /* where the answer starts, in the stream of the other side */
+	u32 answer_end;	 /* and where it ends, once that is known to be over */
 	u32 ports;	 /* own and peer's, in network order */
 	u32 state;	 /* enum span_state */
+	u32 extent;	 /* enum span_extent */
 	u32 reserved;
 	struct span_link link;
 	u64 check; /* all other words by exclusive or: shows a copy that was taken while another CPU wrote */

@@ -9,6 +9,7 @@
 #include "kernel.h"
 #include "abi.h"
 #include "cgroup_skb.h"
+#include "text.h"
 #include "traceparent.h"
 
 /* Words looked at in one step, and how many steps: 4 KiB and some lines that are of interest. */
@@ -19,9 +20,7 @@
 /* "GET / HTTP/1.1\r\n\r\n" */
 #define SHORTEST_REQUEST 18
 
-#define TEXT4(a, b, c, d)	      ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
-#define TEXT8(a, b, c, d, e, f, g, h) (TEXT4(a, b, c, d) | (u64)TEXT4(e, f, g, h) << 32)
-#define TO_LOWER		      EACH_BYTE(0x20)
+#define TO_LOWER EACH_BYTE(0x20)
 
 /* Places are counted from the start of the payload. */
 struct head {

@@ -11,4 +11,10 @@ static __always_inline int is_before(u32 a, u32 b)
 	return (s32)(a - b) < 0;
 }
 
+/* Whether a position is one of those from `first` on that come before `end`. */
+static __always_inline int is_within(u32 position, u32 first, u32 end)
+{
+	return !is_before(position, first) && is_before(position, end);
+}
+
 #endif

@@ -5,7 +5,8 @@
  *
  * Requests of HTTP/1 follow each other on a connection, each after the answer to the one before. So what one
  * side sends as an answer belongs to the last request, and what the other side sends does as long as nothing
- * was answered: after that it may be the next request, which nobody has seen yet.
+ * was answered: after that it may be the next request, which nobody has seen yet. Of HTTP/2 all of a
+ * request's packets have been seen, and its end; a packet that has not may always begin another one.
  */
 #ifndef JITTERSCOPE_SPAN_H
 #define JITTERSCOPE_SPAN_H
@@ -60,27 +61,41 @@ static __always_inline int is_answered(const struct span_context *c, struct tcp_
 /* Who asks never learns where an answer ends; who answers knows what of it has not arrived yet. */
 static __always_inline int is_under_way(const struct span_context *c, struct tcp_sock *tp)
 {
-	if (!is_answered(c, tp))
+	if (c->extent == EXTENT_UNTOLD ? !is_answered(c, tp) : c->extent == EXTENT_OPEN)
 		return 1;
-	return c->link.role == SPAN_ROLE_SERVER &&
-	       is_before(BPF_CORE_READ(tp, snd_una), BPF_CORE_READ(tp, write_seq));
+	if (c->link.role != SPAN_ROLE_SERVER)
+		return 0;
+	return is_before(BPF_CORE_READ(tp, snd_una),
+			 c->extent == EXTENT_CLOSED ? c->answer_end : BPF_CORE_READ(tp, write_seq));
+}
+
+/* Something of the side that asks. */
+static __always_inline int is_of_request(const struct span_context *c, struct tcp_sock *tp,
+					 const enum span_matter matter, u8 direction, u32 position)
+{
+	int may_go_on = c->extent == EXTENT_UNTOLD
+				? !is_answered(c, tp)
+				: c->extent == EXTENT_OPEN && direction == DIRECTION_TRANSMIT;
+
+	if (matter == MATTER_STREAM)
+		return may_go_on;
+	if (c->extent != EXTENT_UNTOLD)
+		return is_within(position, c->start, c->end);
+	return !is_before(position, c->start) && (is_before(position, c->end) || may_go_on);
 }
 
 static __always_inline int is_of_last_request(const struct span_context *c, struct sock *sk,
 					      const enum span_matter matter, u8 direction, u32 position)
 {
-	int asks = (c->link.role == SPAN_ROLE_CLIENT) == (direction == DIRECTION_TRANSMIT);
 	struct tcp_sock *tp = (void *)sk;
 
 	if (matter == MATTER_CONNECTION)
 		return is_under_way(c, tp);
-	if (matter == MATTER_STREAM)
-		return !asks || !is_answered(c, tp);
-	if (!asks)
-		return !is_before(position, c->answer);
-	if (is_before(position, c->start))
-		return 0;
-	return is_before(position, c->end) || !is_answered(c, tp);
+	if ((c->link.role == SPAN_ROLE_CLIENT) == (direction == DIRECTION_TRANSMIT))
+		return is_of_request(c, tp, matter, direction, position);
+	if (c->extent == EXTENT_CLOSED)
+		return matter == MATTER_PACKET && is_within(position, c->answer, c->answer_end);
+	return matter == MATTER_STREAM || !is_before(position, c->answer);
 }
 
 /* Fills `link`, which must be zero, if the span is known and surely the right one. `kept` is the socket's. */

@@ -5,8 +5,7 @@
 
 #include "kernel.h"
 #include "abi.h"
-
-#define EACH_BYTE(b) ((b) * 0x0101010101010101ULL)
+#include "text.h"
 
 /*
  * Eight hexadecimal digits as the four bytes that they stand for, in the order of the text. Without branches,

@@ -1,58 +1,22 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * wire: the span that a connection's last request belongs to, from the traceparent in the head of HTTP/1
- * requests as they pass between socket and network, at the root of the cgroup hierarchy, which every socket
- * is below.
+ * wire: the span that a connection's last request belongs to, from the traceparent in the head of requests of
+ * HTTP/1 and HTTP/2 as they pass between socket and network, at the root of the cgroup hierarchy, which every
+ * socket is below.
  *
- * A link must never be a wrong one. A message that is not understood takes the context away, and requests
- * that overlap, for good, that of their connection. Who asks is settled by the first request.
+ * A link must never be a wrong one. A message that is not understood takes the context away, and requests of
+ * HTTP/1 that overlap, for good, that of their connection. Who asks is settled by the first request.
  */
 #include "kernel.h"
 #include "abi.h"
 #include "cgroup_skb.h"
+#include "http2.h"
 #include "http_head.h"
 #include "segment.h"
 #include "sequence.h"
+#include "span_keep.h"
 #include "span_store.h"
-
-/* What is kept of the packet's socket. `fresh`: what is kept from now on; NULL: only what there is. */
-static __always_inline struct span_context *keep(struct __sk_buff *skb, struct span_context *fresh)
-{
-	void *sk = (void *)skb->sk;
-	struct span_context *c;
-	u64 key;
-
-	if (!sk)
-		return NULL;
-	if (span_storage == SPAN_STORAGE_SOCKET) {
-		sk = bpf_sk_fullsock(sk);
-		if (!sk)
-			return NULL;
-		c = bpf_sk_storage_get(&contexts, sk, NULL, fresh ? BPF_SK_STORAGE_GET_F_CREATE : 0);
-		if (c && fresh)
-			*c = *fresh;
-		return c;
-	}
-	key = (u64)address_of(sk);
-	if (fresh)
-		bpf_map_update_elem(&contexts_by_address, &key, fresh, BPF_ANY);
-	return bpf_map_lookup_elem(&contexts_by_address, &key);
-}
-
-static __always_inline struct span_context begin(struct __sk_buff *skb, const struct segment *s, int incoming)
-{
-	struct span_context c = {
-		.start = s->sequence,
-		.end = s->sequence + s->length,
-		.answer = s->acknowledged,
-		.ports = s->ports,
-		.link = {.source = SPAN_SOURCE_WIRE, .role = incoming ? SPAN_ROLE_SERVER : SPAN_ROLE_CLIENT},
-	};
-
-	if (span_storage == SPAN_STORAGE_ADDRESS)
-		c.cookie = bpf_get_socket_cookie(skb);
-	return c;
-}
+#include "text.h"
 
 /* Reads the request's head into what is to be kept; false when it is none of HTTP/1. */
 static __always_inline int read_request(struct span_context *c, struct __sk_buff *skb,
@@ -72,13 +36,14 @@ static __always_inline int read_request(struct span_context *c, struct __sk_buff
 	return 1;
 }
 
-/* A packet that begins like a request. */
-static __always_inline void request(struct __sk_buff *skb, const struct segment *s, int incoming)
+/* A packet that begins like a request. `last`: what is known of the connection. */
+static __always_inline void request(struct span_context *last, struct __sk_buff *skb, const struct segment *s,
+				    int incoming)
 {
-	struct span_context *last = keep(skb, NULL), c = begin(skb, s, incoming);
-	int known = last && last->ports == s->ports;
+	struct span_context c;
 
-	if (known) {
+	begin_context(&c, skb, s, incoming);
+	if (last) {
 		/* A piece of an answer, or the same packet again. */
 		if (last->link.role != c.link.role || last->start == s->sequence)
 			return;
@@ -91,7 +56,7 @@ static __always_inline void request(struct __sk_buff *skb, const struct segment 
 		else if (is_before(s->sequence, last->start))
 			c.start = last->start;
 	}
-	if (c.state != SPAN_AMBIGUOUS && c.start == s->sequence && !read_request(&c, skb, s) && !known)
+	if (c.state != SPAN_AMBIGUOUS && c.start == s->sequence && !read_request(&c, skb, s) && !last)
 		return;
 	if (c.state == SPAN_KNOWN)
 		count_span(captured, SPAN_SOURCE_WIRE);
@@ -105,32 +70,74 @@ static __always_inline void request(struct __sk_buff *skb, const struct segment 
  * Another packet with data. Of who asks it belongs to the last request until something is answered; after
  * that it is a message that nobody understands.
  */
-static __always_inline void other(struct __sk_buff *skb, const struct segment *s, int incoming)
+static __always_inline void other(struct span_context *last, struct __sk_buff *skb, const struct segment *s,
+				  int incoming)
 {
-	struct span_context *last = keep(skb, NULL), c;
+	struct span_context c;
 
-	if (!last || last->state == SPAN_AMBIGUOUS || last->answer == s->acknowledged)
+	if (last->state == SPAN_AMBIGUOUS || last->answer == s->acknowledged)
 		return;
-	if ((last->link.role == SPAN_ROLE_CLIENT) == incoming || last->ports != s->ports)
+	if ((last->link.role == SPAN_ROLE_CLIENT) == incoming)
 		return;
-	c = begin(skb, s, incoming);
+	begin_context(&c, skb, s, incoming);
 	c.check = check_of(&c);
 	keep(skb, &c);
 }
 
+/* What is known of the packet's connection. */
+static __always_inline struct span_context *last_of(struct __sk_buff *skb, const struct segment *s)
+{
+	struct span_context *last = keep(skb, NULL);
+
+	return last && last->ports == s->ports ? last : NULL;
+}
+
+static __always_inline u32 begins_with(struct __sk_buff *skb, const struct segment *s)
+{
+	u32 text = 0;
+
+	if (s->length >= SHORTEST_REQUEST)
+		bpf_skb_load_bytes(skb, s->payload, &text, sizeof(text));
+	return text;
+}
+
+/*
+ * A packet of a connection that is or may become one of HTTP. Returns whether one of HTTP/2 begins. A
+ * function of its own for its stack.
+ */
+__noinline int exchange(struct __sk_buff *skb, u32 incoming)
+{
+	struct span_context *last;
+	struct segment s;
+
+	if (!find_segment(&s, skb, incoming))
+		return 0;
+	last = last_of(skb, &s);
+	if (is_method(begins_with(skb, &s)))
+		request(last, skb, &s, incoming);
+	else if (last)
+		other(last, skb, &s, incoming);
+	else if (is_preface(skb, &s))
+		return begin_http2(skb, &s, incoming);
+	return 0;
+}
+
 static __always_inline void visit(struct __sk_buff *skb, const int incoming)
 {
+	struct span_context *last;
 	struct segment s;
-	u32 text = 0;
+	u32 text;
 
 	if (!find_segment(&s, skb, incoming))
 		return;
-	if (s.length >= SHORTEST_REQUEST)
-		bpf_skb_load_bytes(skb, s.payload, &text, sizeof(text));
-	if (is_method(text))
-		request(skb, &s, incoming);
-	else
-		other(skb, &s, incoming);
+	text = begins_with(skb, &s);
+	last = last_of(skb, &s);
+	if (last && last->extent != EXTENT_UNTOLD)
+		follow(skb, incoming);
+	else if (last || is_method(text))
+		exchange(skb, incoming);
+	else if (text == TEXT4('P', 'R', 'I', ' ') && exchange(skb, incoming))
+		follow(skb, incoming);
 }
 
 SEC("cgroup_skb/ingress")

@@ -1,9 +1,11 @@
 //! Network namespaces of a test: a router that plays the host, and two containers behind it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod contexts;
 pub(crate) mod expected;
 pub(crate) mod held;
 pub(crate) mod http;
+pub(crate) mod http2;
 pub(crate) mod netkit;
 
 pub(crate) mod cgroup;

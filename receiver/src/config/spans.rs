@@ -52,7 +52,7 @@ impl Spans {
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Spans {
-    let wire = "traceparent of HTTP/1 requests, read from every packet of TCP as it passes";
+    let wire = "traceparent of HTTP/1 and HTTP/2 requests, read from every packet of TCP as it passes";
     Spans {
         sources: r.section("sources", "how spans are known", |r| SpanSources {
             wire: r.switch("wire", WIRE, wire),
