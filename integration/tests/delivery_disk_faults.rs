@@ -35,15 +35,13 @@ async fn a_full_disk_is_told_and_the_destination_goes_on_in_memory() {
     store(&bed, Signal::Logs, 0..10).await;
     let ballast = disk.fill().unwrap();
     let (mut next, block) = (10, 20_000);
-    let error = loop {
+    let error = until("the disk is full", || {
         bed.send(Signal::Logs, next..next + block);
         bed.send(Signal::Metrics, next..next + block);
         next += block;
-        if let Some(error) = bed.account(0).disk_error() {
-            break error;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+        bed.account(0).disk_error()
+    })
+    .await;
     assert!(error.contains("full") && error.ends_with("going on in memory"), "{error}");
     assert!(bed.account(0).disk_failures() > 0);
     bed.send(Signal::Logs, next..next + 10);
