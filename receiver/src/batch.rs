@@ -30,7 +30,7 @@ pub use self::{
     logs::{Logs, Occurrence},
     series::{SERIES_LIMIT, Series},
 };
-use crate::pods::Entity;
+use crate::{export::Metrics, pods::Entity};
 
 /// The metrics of one collection.
 pub struct Batch<'a> {
@@ -71,7 +71,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The finished request, in which the series that are gone end; `None` when there is nothing to tell.
-    pub fn finish(mut self) -> Option<ExportMetricsServiceRequest> {
+    pub fn finish(mut self) -> Option<Metrics> {
         for of in &mut self.entities {
             of.metrics.iter_mut().for_each(|points| points.settle(of.entity.key, self.series, self.now));
         }
@@ -81,7 +81,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Ends all series of a probe that is switched off, at `now`.
-    pub fn end_of(series: &'a mut Series, probe: &str, now: u64) -> Option<ExportMetricsServiceRequest> {
+    pub fn end_of(series: &'a mut Series, probe: &str, now: u64) -> Option<Metrics> {
         let ended = series.end_of(probe, now);
         let mut batch = Self { series, now, entities: Vec::new(), index: HashMap::new() };
         batch.end(&ended);
@@ -107,10 +107,12 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn build(self) -> Option<ExportMetricsServiceRequest> {
-        let entities = self.entities.into_iter().filter(|entity| !entity.metrics.is_empty());
-        let resource_metrics: Vec<_> = entities.map(EntityMetrics::finish).collect();
-        (!resource_metrics.is_empty()).then_some(ExportMetricsServiceRequest { resource_metrics })
+    fn build(self) -> Option<Metrics> {
+        let entities = self.entities.into_iter().filter(|of| !of.metrics.is_empty());
+        let (keys, resource_metrics): (Vec<u64>, Vec<_>) =
+            entities.map(|of| (of.entity.key, of.finish())).unzip();
+        let request = ExportMetricsServiceRequest { resource_metrics };
+        (!keys.is_empty()).then_some(Metrics { request, keys })
     }
 }
 

@@ -40,11 +40,27 @@ pub use self::{
 };
 use crate::account::Account;
 
+/// Points in one OTLP request, and whose they are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics {
+    /// The request.
+    pub request: ExportMetricsServiceRequest,
+    /// The key of the entity that each of its resources describes, which stays when the entity is told of under other
+    /// names; empty where resources never change.
+    pub keys: Vec<u64>,
+}
+
+impl From<ExportMetricsServiceRequest> for Metrics {
+    fn from(request: ExportMetricsServiceRequest) -> Self {
+        Self { request, keys: Vec::new() }
+    }
+}
+
 /// One OTLP request on its way.
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// Points.
-    Metrics(ExportMetricsServiceRequest),
+    Metrics(Metrics),
     /// Events.
     Logs(ExportLogsServiceRequest),
 }
@@ -83,7 +99,7 @@ impl Payload {
     /// Its points or records.
     pub fn items(&self) -> u64 {
         match self {
-            Self::Metrics(request) => split::points(request),
+            Self::Metrics(metrics) => split::points(&metrics.request),
             Self::Logs(request) => split::records(request),
         }
     }

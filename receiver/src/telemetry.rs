@@ -120,7 +120,7 @@ impl Telemetry {
             return;
         }
         if let Some(request) = self.collect() {
-            outbox.load().send(Delivery { payload: Payload::Metrics(request), account: None });
+            outbox.load().send(Delivery { payload: Payload::Metrics(request.into()), account: None });
         }
     }
 }

@@ -139,7 +139,7 @@ pub async fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
 pub fn payload(signal: Signal, numbers: impl IntoIterator<Item = u64>) -> Payload {
     let numbers = numbers.into_iter();
     match signal {
-        Signal::Metrics => Payload::Metrics(metrics(numbers)),
+        Signal::Metrics => Payload::Metrics(metrics(numbers).into()),
         Signal::Logs => Payload::Logs(logs(numbers)),
     }
 }

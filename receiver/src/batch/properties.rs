@@ -107,7 +107,7 @@ proptest! {
         let unique: BTreeMap<_, _> =
             emissions.into_iter().map(|one| ((one.0, one.1, one.2), one)).collect();
         let mut expected: Vec<_> = unique.into_values().map(|one| emit(&mut batch, one)).collect();
-        let request = batch.finish().unwrap_or_default();
+        let request = batch.finish().unwrap_or_default().request;
         let read = ExportMetricsServiceRequest::decode(request.encode_to_vec().as_slice()).expect("protobuf");
         prop_assert_eq!(&read, &request);
         let mut told = told(&read);

@@ -42,7 +42,7 @@ fn points_of_one_entity_are_grouped_by_metric_with_unit_and_kind_of_the_registry
         batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &attributes, 7);
     }
     batch.entity(&entity(1, false), Some(50)).amount(&metric::TCP_CONNECTION_ESTABLISHED, &[], 3);
-    let request = batch.finish().expect("points were emitted");
+    let request = batch.finish().expect("points were emitted").request;
     let [resource] = request.resource_metrics.as_slice() else { panic!("one entity") };
     let [segments, established] = resource.scope_metrics[0].metrics.as_slice() else { panic!("two metrics") };
     assert_eq!((segments.unit.as_str(), sum(segments).is_monotonic), ("{segment}", true));
@@ -59,7 +59,7 @@ fn many(series: &mut Series, now: u64, sets: i64, first: i64) -> Vec<NumberDataP
         let attributes = [(&key::SOURCE_PORT, number.into())];
         batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &attributes, 5);
     }
-    let request = batch.finish().expect("points were emitted");
+    let request = batch.finish().expect("points were emitted").request;
     sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points.clone()
 }
 
@@ -98,7 +98,7 @@ fn a_counter_past_63_bits_begins_anew_and_is_never_negative() {
     let mut collect = |now, value| {
         let mut batch = Batch::new(&mut series, now);
         batch.entity(&entity(1, false), Some(50)).counter(&metric::TCP_SEGMENTS, &[], value);
-        let request = batch.finish().expect("points were emitted");
+        let request = batch.finish().expect("points were emitted").request;
         let point = sum(&request.resource_metrics[0].scope_metrics[0].metrics[0]).data_points[0].clone();
         (point.start_time_unix_nano, point.value)
     };
@@ -128,7 +128,7 @@ fn collect(series: &mut Series, now: u64, of: Option<&Arc<Entity>>) -> Option<Ex
         durations.buckets[99] = 1;
         emit.histogram(&metric::TCP_HANDSHAKE_DURATION, &[], Range::LATENCY, &durations);
     }
-    batch.finish()
+    batch.finish().map(|metrics| metrics.request)
 }
 
 /// Whose series end in a request: name of the entity, of the metric, the point's start and time.
@@ -229,6 +229,9 @@ fn the_series_of_a_probe_that_is_switched_off_end_at_once_and_those_of_others_st
     let mut series = Series::default();
     collect(&mut series, 100, Some(&entity(1, false)));
     assert!(Batch::end_of(&mut series, "udp", 150).is_none());
-    assert_eq!(sorted_ends(Batch::end_of(&mut series, "tcp", 200)), all_of("one", 200));
+    assert_eq!(
+        sorted_ends(Batch::end_of(&mut series, "tcp", 200).map(|metrics| metrics.request)),
+        all_of("one", 200)
+    );
     assert!(Batch::end_of(&mut series, "tcp", 300).is_none());
 }

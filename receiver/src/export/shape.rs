@@ -4,13 +4,10 @@
 mod delta;
 mod explicit;
 
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest,
-    metrics::v1::{Metric, metric::Data},
-};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
 
-use self::delta::Baselines;
-use super::Payload;
+use self::delta::{Baselines, Whose};
+use super::{Metrics, Payload};
 use crate::config::{Destination, Histograms, Temporality};
 
 /// The shape of one destination's metrics, and what its differences are told against.
@@ -33,15 +30,16 @@ impl Shape {
         let as_it_is =
             self.temporality == Temporality::Cumulative && self.histograms == Histograms::Exponential;
         match payload {
-            Payload::Metrics(request) if !as_it_is => Some(self.metrics(request.clone())),
+            Payload::Metrics(metrics) if !as_it_is => Some(self.metrics(metrics.clone())),
             _ => None,
         }
     }
 
-    fn metrics(&mut self, mut request: ExportMetricsServiceRequest) -> (Payload, u64) {
-        let mut absorbed = 0;
-        for of in &mut request.resource_metrics {
-            let whose = self.baselines.entity(of.resource.as_ref());
+    fn metrics(&mut self, metrics: Metrics) -> (Payload, u64) {
+        let (mut request, mut absorbed) = (metrics.request, 0);
+        let keys = metrics.keys.into_iter().map(Some).chain(std::iter::repeat(None));
+        for (of, key) in request.resource_metrics.iter_mut().zip(keys) {
+            let whose = self.baselines.whose(key, of.resource.as_ref());
             for scope in &mut of.scope_metrics {
                 for metric in &mut scope.metrics {
                     absorbed += self.metric(whose, metric);
@@ -51,10 +49,10 @@ impl Shape {
             of.scope_metrics.retain(|scope| !scope.metrics.is_empty());
         }
         request.resource_metrics.retain(|of| !of.scope_metrics.is_empty());
-        (Payload::Metrics(request), absorbed)
+        (Payload::Metrics(request.into()), absorbed)
     }
 
-    fn metric(&mut self, whose: u64, metric: &mut Metric) -> u64 {
+    fn metric(&mut self, whose: Whose, metric: &mut Metric) -> u64 {
         let absorbed = match (&mut metric.data, self.temporality) {
             (_, Temporality::Cumulative) | (None, _) => 0,
             // Counters of the kernel are read, as asynchronous instruments are.

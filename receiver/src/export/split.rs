@@ -29,7 +29,7 @@ pub(super) struct Encoded {
 pub(super) fn encode(payload: &Payload, limit: usize) -> (Vec<Encoded>, u64) {
     let mut parts = Parts { limit, requests: Vec::new(), too_large: 0 };
     match payload {
-        Payload::Metrics(request) => parts.whole_or_halved(request),
+        Payload::Metrics(metrics) => parts.whole_or_halved(&metrics.request),
         Payload::Logs(request) => parts.whole_or_halved(request),
     }
     (parts.requests, parts.too_large)

@@ -53,7 +53,7 @@ impl Text {
                     }
                 }
             }
-            Payload::Metrics(request) if self.metrics => self.report.add(request),
+            Payload::Metrics(metrics) if self.metrics => self.report.add(&metrics.request),
             Payload::Metrics(_) => {}
         }
         self.out.flush()
@@ -81,7 +81,7 @@ impl Text {
 pub fn json_line(out: &mut dyn Write, payload: &Payload) -> io::Result<()> {
     // As one piece: standard output hands on every thousand bytes by itself, a system call each.
     let mut line = match payload {
-        Payload::Metrics(request) => serde_json::to_vec(request)?,
+        Payload::Metrics(metrics) => serde_json::to_vec(&metrics.request)?,
         Payload::Logs(request) => serde_json::to_vec(request)?,
     };
     line.push(b'\n');

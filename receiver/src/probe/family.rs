@@ -126,7 +126,7 @@ mod tests {
         let mut batch = Batch::new(&mut series, 100);
         let table = Parser::default().paired(text);
         family.emit(&[&table], zeros, &mut batch.entity(&entity, None));
-        let Some(request) = batch.finish() else { return Vec::new() };
+        let Some(crate::export::Metrics { request, .. }) = batch.finish() else { return Vec::new() };
         match &request.resource_metrics[0].scope_metrics[0].metrics[0].data {
             Some(Data::Sum(sum)) => sum.data_points.iter().map(|point| point.value).collect(),
             other => panic!("a sum was expected: {other:?}"),

@@ -35,9 +35,23 @@ pub(super) struct Baselines {
 
 struct Baseline {
     start: u64,
+    /// The time that was told of last: since when, and until when.
+    begun: u64,
     time: u64,
     total: Total,
+    /// Under which names.
+    names: u64,
     ended: bool,
+}
+
+/// Whom metrics are of. Under new names an entity's series are new ones, and what was told under the former names is not told
+/// again: they begin where those ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whose {
+    /// The same whatever it is called.
+    entity: u64,
+    /// What it is called.
+    names: u64,
 }
 
 /// The last total of a series.
@@ -83,14 +97,15 @@ impl Baselines {
         Self { since, known: HashMap::new(), hasher: RandomState::new(), tidied: since }
     }
 
-    /// A number for whom metrics are of.
-    pub(super) fn entity(&self, resource: Option<&Resource>) -> u64 {
-        self.hasher.hash_one(resource.map(Message::encode_to_vec))
+    /// Whom metrics with this resource are of: the entity of this key, or else whatever has this very resource.
+    pub(super) fn whose(&self, key: Option<u64>, resource: Option<&Resource>) -> Whose {
+        let names = self.hasher.hash_one(resource.map(Message::encode_to_vec));
+        Whose { entity: key.map_or(names, |key| self.hasher.hash_one(key)), names }
     }
 
     /// Makes differences of the totals of a metric; those of sums that may fall stay. Points that are only something to
     /// tell the next one against are taken out; how many.
-    pub(super) fn difference(&mut self, whose: u64, metric: &str, data: &mut Data) -> u64 {
+    pub(super) fn difference(&mut self, whose: Whose, metric: &str, data: &mut Data) -> u64 {
         let delta = AggregationTemporality::Delta.into();
         match data {
             Data::Sum(sum) if sum.is_monotonic => {
@@ -109,22 +124,22 @@ impl Baselines {
         }
     }
 
-    fn points<P: Point>(&mut self, whose: u64, metric: &str, points: &mut Vec<P>) -> u64 {
+    fn points<P: Point>(&mut self, whose: Whose, metric: &str, points: &mut Vec<P>) -> u64 {
         let before = points.len();
         points.retain_mut(|point| self.point(whose, metric, point));
         (before - points.len()) as u64
     }
 
     /// Whether the point tells something.
-    fn point(&mut self, whose: u64, metric: &str, point: &mut impl Point) -> bool {
+    fn point(&mut self, whose: Whose, metric: &str, point: &mut impl Point) -> bool {
         let attributes: Vec<Vec<u8>> = point.attributes().iter().map(Message::encode_to_vec).collect();
-        let series = self.hasher.hash_one((whose, metric, attributes));
+        let series = self.hasher.hash_one((whose.entity, metric, attributes));
         let (start, time) = point.times();
         let (since, now) = (*start, time);
         let (true, Some(total)) =
             (point.flags() & DataPointFlags::NoRecordedValueMask as u32 == 0, point.total())
         else {
-            *point.times().0 = self.end(series, now).unwrap_or(since);
+            *point.times().0 = self.end(series, whose.names, now).unwrap_or(since);
             return true;
         };
         let known = self.known.get(&series).filter(|known| known.start == since);
@@ -140,17 +155,22 @@ impl Baselines {
             // What it counts may have been told of by another run.
             None => self.known.contains_key(&series) || since >= self.since,
         };
-        let baseline = Baseline { start: since, time: now, total, ended: false };
+        let begun = *point.times().0;
+        let baseline = Baseline { start: since, begun, time: now, total, names: whose.names, ended: false };
         self.remember(series, baseline) && told
     }
 
-    /// Notes that a series ends; until when it was told of.
-    fn end(&mut self, series: u64, now: u64) -> Option<u64> {
+    /// Notes that a series ends under these names; until when it was told of.
+    fn end(&mut self, series: u64, names: u64, now: u64) -> Option<u64> {
         if self.tidied + STALE < now {
             self.tidied = now;
             self.known.retain(|_, known| !known.ended || known.time + STALE > now);
         }
         let known = self.known.get_mut(&series)?;
+        if known.names != names {
+            // It goes on under others, from there.
+            return Some(known.begun);
+        }
         known.ended = true;
         Some(std::mem::replace(&mut known.time, now))
     }

@@ -1,19 +1,26 @@
 //! Whatever the kernel counts, in whatever shape it is told: the differences of a series add up to what its totals grew by,
 //! and explicit buckets hold what the exponential ones do.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use jitterscope_semconv::{attribute as key, metric};
 use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{AnyValue, KeyValue, any_value},
     metrics::v1::{
         ExponentialHistogram, ExponentialHistogramDataPoint, HistogramDataPoint, NumberDataPoint,
         ResourceMetrics, ScopeMetrics, Sum, exponential_histogram_data_point::Buckets,
         number_data_point::Value,
     },
+    resource::v1::Resource,
 };
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::{
+    batch::{Batch, Series, attributes::key_value},
+    pods::{Entity, EntityKind},
+};
 
 /// When the destinations began to be told.
 const SINCE: u64 = 1000;
@@ -109,7 +116,7 @@ fn collection(kernels: &[Kernel], there: &[Option<u32>], time: u64) -> Payload {
         vec![metric("counter", Data::Sum(sum)), metric("durations", Data::ExponentialHistogram(histogram))];
     let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
     let resource_metrics = vec![ResourceMetrics { scope_metrics, ..ResourceMetrics::default() }];
-    Payload::Metrics(ExportMetricsServiceRequest { resource_metrics })
+    Payload::Metrics(ExportMetricsServiceRequest { resource_metrics }.into())
 }
 
 /// What a destination was told: of each series the sum of its differences, and the counts of its buckets.
@@ -130,8 +137,8 @@ fn series(attributes: &[KeyValue]) -> i64 {
 
 impl Told {
     fn add(&mut self, payload: &Payload) {
-        let Payload::Metrics(request) = payload else { panic!("metrics") };
-        let metrics = request.resource_metrics.iter().flat_map(|of| &of.scope_metrics[0].metrics);
+        let Payload::Metrics(metrics) = payload else { panic!("metrics") };
+        let metrics = metrics.request.resource_metrics.iter().flat_map(|of| &of.scope_metrics[0].metrics);
         for metric in metrics {
             match metric.data.as_ref() {
                 Some(Data::Sum(sum)) => sum.data_points.iter().for_each(|point| self.number(point)),
@@ -190,6 +197,60 @@ fn running(counts: &[u64]) -> Vec<u64> {
             Some(*sum)
         })
         .collect()
+}
+
+fn named(name: &str) -> Arc<Entity> {
+    let (kind, name) = (EntityKind::Netns, name.to_owned());
+    let attributes = vec![key_value(&key::NETNS_NAME, name.as_str())];
+    let resource = Resource { attributes, ..Resource::default() };
+    Arc::new(Entity { kind, key: 1, pod: None, name, resource, pending_until: None })
+}
+
+/// What is told of an entity of some name that has counted so much: by its name, start and time of the point, and value.
+fn told_of(
+    shape: &mut Shape,
+    series: &mut Series,
+    name: &str,
+    now: u64,
+    count: u64,
+) -> Vec<(String, u64, u64, Option<i64>)> {
+    let mut batch = Batch::new(series, now);
+    batch.of("tcp");
+    batch.entity(&named(name), Some(SINCE + 10)).counter(&metric::TCP_SEGMENTS, &[], count);
+    let payload = Payload::Metrics(batch.finish().expect("a point"));
+    let (Payload::Metrics(told), 0) = shape.apply(&payload).expect("another shape") else {
+        panic!("all is told")
+    };
+    let point = |of: &ResourceMetrics| {
+        let name =
+            of.resource.as_ref().and_then(|resource| resource.attributes[0].value.as_ref()?.value.clone());
+        let (Some(any_value::Value::StringValue(name)), Some(Data::Sum(sum))) =
+            (name, &of.scope_metrics[0].metrics[0].data)
+        else {
+            panic!("a sum of somebody: {of:?}")
+        };
+        let [point] = sum.data_points.as_slice() else { panic!("a point") };
+        let value = match point.value {
+            Some(Value::AsInt(value)) => Some(value),
+            _ => None,
+        };
+        assert_eq!(point.flags == 1, value.is_none());
+        (name, point.start_time_unix_nano, point.time_unix_nano, value)
+    };
+    told.request.resource_metrics.iter().map(point).collect()
+}
+
+#[test]
+fn under_other_names_the_differences_go_on_where_those_under_the_former_ones_ended() {
+    let mut shape = Shape::of(&settings("temporality: delta"), SINCE);
+    let mut series = Series::default();
+    let mut told = |name, now, count| told_of(&mut shape, &mut series, name, now, count);
+    let of = |name: &str, start, time, value| (name.to_owned(), start, time, value);
+    assert_eq!(told("before", SINCE + 100, 70), [of("before", SINCE + 10, SINCE + 100, Some(70))]);
+    let renamed = told("after", SINCE + 200, 75);
+    let ended = of("before", SINCE + 100, SINCE + 200, None);
+    assert_eq!(renamed, [of("after", SINCE + 100, SINCE + 200, Some(5)), ended]);
+    assert_eq!(told("after", SINCE + 300, 78), [of("after", SINCE + 200, SINCE + 300, Some(3))]);
 }
 
 proptest! {

@@ -24,7 +24,7 @@ proptest! {
     fn points_are_all_there_once_in_order_and_within_the_limit(shape in shapes(), limit in ROOM..4 * ROOM) {
         let payload = metrics(&shape);
         let (parts, too_large) = encode(&payload, limit);
-        let decode = |part: &Encoded| ExportMetricsServiceRequest::decode(part.bytes.clone()).unwrap();
+        let decode = |part: &Encoded| ExportMetricsServiceRequest::decode(part.bytes.clone()).unwrap().into();
         let together: Vec<_> = parts.iter().flat_map(|part| flat(&Payload::Metrics(decode(part)))).collect();
         check(&payload, &parts, too_large, limit, &together)?;
     }
@@ -84,7 +84,7 @@ fn metrics(shape: &Shape) -> Payload {
         ..ResourceMetrics::default()
     };
     let resource_metrics = shape.iter().map(&mut resource).collect();
-    Payload::Metrics(ExportMetricsServiceRequest { resource_metrics })
+    Payload::Metrics(ExportMetricsServiceRequest { resource_metrics }.into())
 }
 
 /// Records numbered in order by their times, of all sizes.
@@ -137,8 +137,8 @@ fn data(kind: u8, numbers: Vec<u64>) -> Data {
 fn flat(payload: &Payload) -> Vec<String> {
     let mut flat = Vec::new();
     match payload {
-        Payload::Metrics(request) => {
-            for of in &request.resource_metrics {
+        Payload::Metrics(metrics) => {
+            for of in &metrics.request.resource_metrics {
                 for scope in &of.scope_metrics {
                     for metric in &scope.metrics {
                         let around = (&of.schema_url, &scope.schema_url, &metric.name, &metric.unit);

@@ -8,6 +8,11 @@ use super::*;
 /// When the destination began to be told.
 const SINCE: u64 = 1000;
 
+/// An entity under the name that it always had.
+fn of(entity: u64) -> Whose {
+    Whose { entity, names: entity }
+}
+
 fn sum(start: u64, time: u64, value: i64) -> Data {
     let point = NumberDataPoint {
         start_time_unix_nano: start,
@@ -21,7 +26,7 @@ fn sum(start: u64, time: u64, value: i64) -> Data {
 /// Start, end and value of the difference that is told, if any.
 fn told(baselines: &mut Baselines, start: u64, time: u64, value: i64) -> Option<(u64, u64, i64)> {
     let mut data = sum(start, time, value);
-    let absorbed = baselines.difference(1, "m", &mut data);
+    let absorbed = baselines.difference(of(1), "m", &mut data);
     let Data::Sum(sum) = data else { panic!("still a sum") };
     assert_eq!(sum.aggregation_temporality, 1);
     assert_eq!(absorbed + sum.data_points.len() as u64, 1);
@@ -55,10 +60,10 @@ fn what_began_later_and_what_began_anew_is_told_in_full() {
 fn series_are_told_apart_by_entity_metric_and_attributes() {
     let mut baselines = Baselines::from(SINCE);
     let mut first = sum(1050, 1100, 1);
-    baselines.difference(1, "m", &mut first);
+    baselines.difference(of(1), "m", &mut first);
     for (whose, metric) in [(2, "m"), (1, "n")] {
         let mut other = sum(1050, 1200, 9);
-        baselines.difference(whose, metric, &mut other);
+        baselines.difference(of(whose), metric, &mut other);
         assert_eq!(other, {
             let Data::Sum(mut expected) = sum(1050, 1200, 9) else { panic!() };
             expected.aggregation_temporality = 1;
@@ -75,7 +80,7 @@ fn sums_that_may_fall_stay_totals() {
         sum.is_monotonic = false;
     }
     let before = data.clone();
-    assert_eq!((baselines.difference(1, "m", &mut data), data), (0, before));
+    assert_eq!((baselines.difference(of(1), "m", &mut data), data), (0, before));
 }
 
 /// Start and time of the point that says that the series ends.
@@ -85,7 +90,7 @@ fn end(baselines: &mut Baselines, start: u64, time: u64) -> (u64, u64) {
         sum.data_points[0].flags = DataPointFlags::NoRecordedValueMask as u32;
         sum.data_points[0].value = None;
     }
-    assert_eq!(baselines.difference(1, "m", &mut data), 0);
+    assert_eq!(baselines.difference(of(1), "m", &mut data), 0);
     let Data::Sum(sum) = data else { panic!("still a sum") };
     let [point] = sum.data_points.as_slice() else { panic!("one point") };
     assert_eq!((point.flags, point.value), (1, None));
@@ -111,6 +116,20 @@ fn what_comes_back_after_its_end_is_told_from_where_it_was_and_only_once() {
     end(&mut baselines, 1050, 1600);
     assert_eq!(told(&mut baselines, 1700, 1700, 7), None);
     assert_eq!(told(&mut baselines, 1700, 1800, 9), Some((1700, 1800, 2)));
+}
+
+#[test]
+fn what_is_told_later_under_other_names_begins_where_it_ended_under_the_former() {
+    let mut baselines = Baselines::from(SINCE);
+    told(&mut baselines, 1050, 1100, 4);
+    assert_eq!(end(&mut baselines, 1050, 1300), (1100, 1300));
+    let mut data = sum(1050, 1400, 6);
+    baselines.difference(Whose { entity: 1, names: 2 }, "m", &mut data);
+    let Data::Sum(sum) = data else { panic!("still a sum") };
+    assert_eq!(
+        (sum.data_points[0].start_time_unix_nano, &sum.data_points[0].value),
+        (1300, &Some(Value::AsInt(2)))
+    );
 }
 
 #[test]
@@ -161,7 +180,7 @@ proptest! {
             let last = totals.iter().rposition(|count| *count > 0).unwrap();
             let offset = i32::try_from(first).unwrap() - 20;
             let mut data = histogram(time, offset, &totals[first..=last]);
-            prop_assert_eq!(baselines.difference(1, "m", &mut data), 0);
+            prop_assert_eq!(baselines.difference(of(1), "m", &mut data), 0);
             let Data::ExponentialHistogram(told) = data else { panic!("still one") };
             let point = &told.data_points[0];
             prop_assert_eq!(point.count, *count);
