@@ -1,12 +1,11 @@
 //! The task of one probe with events, or of all others together: collects at each tick, drains the ring when it is
 //! readable, takes commands in between. The end of its commands is its end, after a last collection.
 
-use std::{
-    os::fd::OwnedFd,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+mod running;
+#[cfg(test)]
+mod tests;
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use jitterscope_semconv::value::ProbeDropStage;
 use tokio::{
@@ -17,19 +16,17 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{CollectError, Probe};
+pub use self::running::Running;
 use crate::{
-    account::{Account, KernelAccount, State},
+    account::Account,
     batch::{Batch, Logs, Occurrence, Series},
     clock::Clock,
     config::ProbeSettings,
-    export::{Delivery, OutboxHandle, Payload},
+    export::{Delivery, Metrics, OutboxHandle, Payload},
     pods::{Entity, Origin, Pods},
     round::{Parsers, Round, Setup, netlink::Wanted},
 };
 
-/// Time between the first collection and the second, so that rates are there soon after the start.
-const SECOND_COLLECTION: Duration = Duration::from_secs(2);
 /// Records that come within this time of the first are read in one turn: one wake-up for a burst.
 const TURN: Duration = Duration::from_millis(10);
 /// Records of one turn at the ring; what is beyond waits for the next turn.
@@ -49,74 +46,6 @@ pub enum Command {
     /// Collect now, whatever is due; tells when it is done.
     Collect(tokio::sync::oneshot::Sender<()>),
 }
-
-/// A probe in a task.
-pub struct Running {
-    probe: Box<dyn Probe>,
-    account: Arc<Account>,
-    /// What its former runs had counted.
-    base: KernelAccount,
-    every: Duration,
-    next: Instant,
-    collections: u32,
-}
-
-impl Running {
-    /// A probe that was just opened, to be collected for the first time at `first`.
-    pub fn new(
-        probe: Box<dyn Probe>,
-        account: Arc<Account>,
-        settings: &ProbeSettings,
-        first: Instant,
-    ) -> Self {
-        let base = account.kernel_terms();
-        account.state.store(Arc::new(State::Running(probe.limitation())));
-        Self { probe, account, base, every: settings.interval, next: first, collections: 0 }
-    }
-
-    fn name(&self) -> &'static str {
-        self.account.definition.name
-    }
-
-    /// When to collect next: soon after the first time, then at its interval without drifting.
-    fn schedule(&mut self, now: Instant) {
-        self.collections = self.collections.saturating_add(1);
-        self.next = match self.collections {
-            1 => now + self.every.min(SECOND_COLLECTION),
-            2 => now + self.every,
-            _ => (self.next + self.every).max(now + self.every / 2),
-        };
-    }
-
-    /// One collection; a panic in a probe is its own end, not the task's.
-    fn collect(&mut self, round: &Round<'_>, batch: &mut Batch<'_>) -> Result<(), Broken> {
-        let started = Instant::now();
-        batch.of(self.name());
-        let probe = &mut self.probe;
-        let collected = catch_unwind(AssertUnwindSafe(|| probe.collect(round, batch))).map_err(|_| Broken)?;
-        self.account.kernel(self.base, self.probe.account());
-        self.account.usage.store(Arc::new(self.probe.usage()));
-        self.account.collected(started.elapsed());
-        self.tell(collected);
-        Ok(())
-    }
-
-    fn tell(&self, collected: Result<(), CollectError>) {
-        let state = match collected {
-            Ok(()) => State::Running(self.probe.limitation()),
-            Err(error) => State::Failed(error.to_string()),
-        };
-        if **self.account.state.load() != state {
-            if let State::Failed(reason) = &state {
-                warn!(probe = self.name(), reason, "collection failed");
-            }
-            self.account.state.store(Arc::new(state));
-        }
-    }
-}
-
-/// A probe panicked.
-struct Broken;
 
 /// What a task works with besides its probes.
 #[derive(Clone)]
@@ -178,14 +107,16 @@ impl Task {
                     self.drain().await;
                 }
             }
+            self.bury();
         }
         self.end().await;
+        self.bury();
     }
 
     async fn follow(&mut self) {
         self.around.pods.refreshed().await;
         let snapshot = self.around.pods.snapshot();
-        block_in_place(|| self.probes.iter_mut().for_each(|running| running.probe.follow(&snapshot)));
+        block_in_place(|| self.probes.iter_mut().for_each(|running| running.follow(&snapshot)));
         self.drain().await;
     }
 
@@ -194,7 +125,7 @@ impl Task {
         if self.probes.is_empty() {
             return;
         }
-        self.probes.iter_mut().for_each(|running| running.probe.detach());
+        self.probes.iter_mut().for_each(Running::detach);
         sleep(TURN).await;
         self.drain().await;
         self.collect(true).await;
@@ -205,11 +136,29 @@ impl Task {
         if self.probes.iter().any(|running| running.account.definition.has_own_task()) {
             self.end().await;
         }
-        self.probes.retain(|running| running.name() != name);
+        self.forget(name);
+    }
+
+    /// Lets go of the probes that panicked.
+    fn bury(&mut self) {
+        while let Some(name) = self.probes.iter().find(|running| running.is_broken()).map(Running::name) {
+            self.forget(name);
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        for running in self.probes.extract_if(.., |running| running.name() == name) {
+            running.account.set_series(0);
+        }
         self.parsers.unload();
-        let request = Batch::end_of(&mut self.series, name, Clock::read().now());
-        if let Some(request) = request {
-            self.around.outbox.load().send(Delivery { payload: Payload::Metrics(request), account: None });
+        let ended = Batch::end_of(&mut self.series, name, Clock::read().now());
+        self.send(ended);
+    }
+
+    fn send(&self, metrics: Option<Metrics>) {
+        if let Some(metrics) = metrics {
+            let delivery = Delivery { payload: Payload::Metrics(metrics), account: None };
+            self.around.outbox.load().send(delivery);
         }
     }
 
@@ -223,10 +172,7 @@ impl Task {
             }
             Command::Reconfigure(name, settings) => {
                 for running in self.probes.iter_mut().filter(|running| running.name() == name) {
-                    running.every = settings.interval;
-                    running.next = running.next.min(Instant::now() + running.every);
-                    let result = running.probe.reconfigure(&settings);
-                    running.tell(result);
+                    running.reconfigure(&settings);
                 }
             }
             Command::Collect(done) => {
@@ -241,39 +187,29 @@ impl Task {
     /// One round over the probes that are due, or all.
     async fn collect(&mut self, all: bool) {
         self.around.pods.refreshed().await;
-        let delivery = block_in_place(|| self.round(all));
-        if let Some(delivery) = delivery {
-            self.around.outbox.load().send(delivery);
-        }
+        let metrics = block_in_place(|| self.round(all));
+        self.send(metrics);
     }
 
-    fn round(&mut self, all: bool) -> Option<Delivery> {
+    fn round(&mut self, all: bool) -> Option<Metrics> {
         let now = Instant::now();
         let is_due = |running: &Running| all || running.next <= now;
         let due = self.probes.iter().filter(|running| is_due(running));
         let wanted = due.map(|running| running.probe.wanted()).fold(Wanted::default(), Wanted::or);
         let round = Round::new(self.around.pods.snapshot(), Clock::read(), &self.parsers, wanted);
         let mut batch = Batch::new(&mut self.series, round.now);
-        self.probes.retain_mut(|running| {
-            if !is_due(running) {
-                return true;
-            }
+        for running in self.probes.iter_mut().filter(|running| is_due(running)) {
             running.schedule(now);
-            let intact = running.collect(&round, &mut batch).is_ok();
-            if !intact {
-                let reason = "it panicked; see the log".to_owned();
-                running.account.state.store(Arc::new(State::Failed(reason)));
-            }
-            intact
-        });
-        let request = batch.finish();
+            running.collect(&round, &mut batch);
+        }
+        let metrics = batch.finish();
         if let Some(origin) = round.missed() {
             self.around.pods.look_for(origin);
         }
         for running in &self.probes {
             running.account.set_series(self.series.remembered(running.name()));
         }
-        Some(Delivery { payload: Payload::Metrics(request?), account: None })
+        metrics
     }
 
     /// Reads what is in the ring and sends it.
@@ -308,7 +244,7 @@ fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
     let mut occurrences = Vec::new();
     for _ in 0..RECORDS_PER_TURN {
-        match running.probe.next_event(clock) {
+        match running.next_event(clock) {
             None => break,
             Some(Ok(occurrence)) => occurrences.push(occurrence),
             Some(Err(error)) => {
