@@ -8,6 +8,9 @@ KERNELS ?=
 # Seconds under load of `make soak`.
 SOAK_SECONDS ?= 600
 
+# Seconds of `make bench` for each way of sending that its part `delivery` compares.
+BENCH_SECONDS ?= 120
+
 # Seconds that `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 
@@ -27,7 +30,7 @@ test:
 bench:
 	integration/setup.sh test
 	cargo build --release --package jitterscope
-	cargo bench --package jitterscope-integration
+	JITTERSCOPE_BENCH_SECONDS=$(BENCH_SECONDS) cargo bench --package jitterscope-integration
 
 # All probes at once under load, and switched on and off 500 times; a minute and ten times of it are in `make test`.
 soak:

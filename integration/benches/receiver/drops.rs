@@ -1,13 +1,17 @@
 //! What a dropped packet costs its sender, with and without the receiver: rounds of both take turns, so that whatever
 //! else the machine does falls on both.
 
-use std::{fs, net::UdpSocket, time::Duration};
+use std::{fs, net::UdpSocket};
 
 use anyhow::Result;
 use jitterscope_integration::netns::Netns;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
-use crate::{median, process::Receiver, sink::Sink};
+use crate::{
+    median,
+    process::{Receiver, spent},
+    sink::Sink,
+};
 
 /// Datagrams of one round, all to a closed port.
 const PACKETS: u32 = 200_000;
@@ -44,17 +48,12 @@ pub(crate) fn run() -> Result<()> {
 fn send(netns: &Netns) -> Result<f64> {
     netns.inside(|| {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
-        let began = thread_time();
+        let began = spent(ClockId::ThreadCPUTime);
         for _ in 0..PACKETS {
             socket.send_to(b"x", ("127.0.0.1", 9))?;
         }
-        Ok((thread_time() - began).as_nanos() as f64 / f64::from(PACKETS))
+        Ok((spent(ClockId::ThreadCPUTime) - began).as_nanos() as f64 / f64::from(PACKETS))
     })
-}
-
-fn thread_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }
 
 /// The kernel's own account of the program: time per run, in a round of its own, for to measure costs too.

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
 
 mod collection;
+mod delivery;
 mod drops;
 mod footprint;
 mod overhead;
@@ -18,7 +19,7 @@ use jitterscope_integration::requirements;
 type Part = fn() -> Result<()>;
 
 fn main() -> Result<()> {
-    if sockets::held()? {
+    if sockets::held()? || delivery::sent()? {
         return Ok(());
     }
     // Cargo passes --bench, and --test where it only wants to know that benchmarks build.
@@ -26,12 +27,13 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("footprint", footprint::run),
         ("drops", drops::run),
         ("overhead", overhead::run),
         ("collection", collection::run),
         ("sockets", sockets::run),
+        ("delivery", delivery::run),
     ];
     let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
     parts.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, run)| run())

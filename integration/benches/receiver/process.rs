@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use jitterscope_integration::{poll, receiver, telemetry::Telemetry};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    time::{ClockId, clock_gettime},
+};
 use tempfile::TempDir;
 
 use crate::sink::Sink;
@@ -62,10 +65,7 @@ impl Receiver {
 
     /// A row of `/proc/pid/status`, in KiB.
     pub(crate) fn memory(&self, row: &str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(row)?.strip_prefix(':'));
-        let number = line.and_then(|line| line.split_whitespace().next()).context("no such row")?;
-        Ok(number.parse()?)
+        memory(self.child.id(), row)
     }
 
     /// What it has printed.
@@ -90,6 +90,20 @@ impl Drop for Receiver {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A row of `/proc/pid/status`, in KiB.
+pub(crate) fn memory(process: u32, row: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(row)?.strip_prefix(':'));
+    let number = line.and_then(|line| line.split_whitespace().next()).context("no such row")?;
+    Ok(number.parse()?)
+}
+
+/// Processor time that this thread, or this process, has had so far, by the clock of that.
+pub(crate) fn spent(clock: ClockId) -> Duration {
+    let now = clock_gettime(clock);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }
 
 /// Processor time of a process, `self` for this one; in steps of a clock tick.
