@@ -12,6 +12,10 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 const TYPE: usize = 12;
 
+/// Anonymous members of a structure, and of those in turn, that are looked into: several times what the kernel's have. A file
+/// that is not the kernel's may have one that contains itself.
+const ANONYMOUS: u32 = 256;
+
 /// Kinds of BTF type, `include/uapi/linux/btf.h`, as far as they are told apart here.
 mod kind {
     pub(super) const INT: u32 = 1;
@@ -61,7 +65,8 @@ impl Btf {
         Self::parse(bytes).ok_or_else(|| BtfError::Malformed(path.to_owned()))
     }
 
-    fn parse(mut bytes: Vec<u8>) -> Option<Self> {
+    /// The BTF that these bytes are, if they are any.
+    pub fn parse(mut bytes: Vec<u8>) -> Option<Self> {
         if u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC || bytes.len() < HEADER {
             return None;
         }
@@ -112,16 +117,19 @@ impl Btf {
 
     /// True when `member` is in `struct structure` or in one of its anonymous members.
     pub fn has_member(&self, structure: &str, member: &str) -> bool {
-        self.find(structure, &[kind::STRUCT, kind::UNION]).is_some_and(|t| self.has_member_in(&t, member, 8))
+        let found = self.find(structure, &[kind::STRUCT, kind::UNION]);
+        found.is_some_and(|t| self.has_member_in(&t, member, &mut { ANONYMOUS }))
     }
 
-    fn has_member_in(&self, structure: &Type, member: &str, depth: usize) -> bool {
+    /// `left`: anonymous members that are still looked into.
+    fn has_member_in(&self, structure: &Type, member: &str, left: &mut u32) -> bool {
         (0..structure.count).any(|i| {
             let at = structure.data + i * 12;
             match self.text(at) {
-                "" if depth > 0 => {
+                "" if *left > 0 => {
+                    *left -= 1;
                     let inner = self.by_id(word(&self.bytes, at + 4));
-                    inner.is_some_and(|t| self.has_member_in(&t, member, depth - 1))
+                    inner.is_some_and(|t| self.has_member_in(&t, member, left))
                 }
                 name => name == member,
             }

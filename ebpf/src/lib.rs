@@ -40,5 +40,5 @@ pub use load::{Attachment, Attempt, Constant, LoadError, LoadOptions, Loaded, Mi
 pub use observer::{Observer, ObserverOptions, Telling};
 pub use ring::{Ring, TooShort};
 pub use stats::{MapUsage, ProgramStats, RunTimeStats};
-pub use symbols::{FunctionRange, Functions, Symbols};
+pub use symbols::{FunctionRange, Functions, Symbols, nearest_functions};
 pub use table::{Entries, Merge, PerCpuTable, Table, TableError};

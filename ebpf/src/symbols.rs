@@ -48,7 +48,8 @@ impl Symbols {
             }
         }
         if !elsewhere.is_empty() {
-            let names = resolve(&elsewhere).unwrap_or_else(|_| vec![None; elsewhere.len()]);
+            let names = file::open().and_then(|lines| nearest_functions(lines, &elsewhere));
+            let names = names.unwrap_or_else(|_| vec![None; elsewhere.len()]);
             self.known.extend(elsewhere.into_iter().zip(names));
         }
     }
@@ -56,11 +57,14 @@ impl Symbols {
 
 /// The nearest function at or below each address. The file is not sorted where modules begin, so every
 /// function is offered to the first address at or above it, and what an address got is good for the next too.
-fn resolve(addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
+///
+/// # Errors
+/// The lines cannot be read.
+pub fn nearest_functions(lines: impl io::BufRead, addresses: &[u64]) -> io::Result<Vec<Option<String>>> {
     let mut sorted = addresses.to_vec();
     sorted.sort_unstable();
     let mut best: Vec<(u64, Vec<u8>)> = vec![(0, Vec::new()); sorted.len()];
-    file::for_each_function(|start, name| {
+    file::for_each_function(lines, |start, name| {
         let at = sorted.partition_point(|address| *address < start);
         if let Some((found, text)) = best.get_mut(at).filter(|(found, _)| *found < start) {
             *found = start;

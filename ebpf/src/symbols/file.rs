@@ -8,11 +8,18 @@ const PATH: &str = "/proc/kallsyms";
 /// Names of the padding before functions (x86, `CONFIG_FUNCTION_PADDING_BYTES`), as many as functions; nothing runs there.
 const PADDING: &[u8] = b"__pfx_";
 
+/// The running kernel's.
+pub(super) fn open() -> io::Result<impl BufRead> {
+    Ok(BufReader::with_capacity(1 << 16, File::open(PATH)?))
+}
+
 /// Calls `visit` with address and name of every function.
-pub(super) fn for_each_function(mut visit: impl FnMut(u64, &[u8])) -> io::Result<()> {
-    let mut file = BufReader::with_capacity(1 << 16, File::open(PATH)?);
+pub(super) fn for_each_function(
+    mut lines: impl BufRead,
+    mut visit: impl FnMut(u64, &[u8]),
+) -> io::Result<()> {
     let mut line = Vec::new();
-    while file.read_until(b'\n', &mut line)? > 0 {
+    while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some((address, b't' | b'T' | b'w' | b'W', name)) = parse(&line)
             && !name.starts_with(PADDING)
         {

@@ -48,8 +48,16 @@ impl Functions {
     /// # Errors
     /// It cannot be read.
     pub fn read() -> io::Result<Self> {
+        Self::parse(file::open()?)
+    }
+
+    /// Those of such lines.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn parse(lines: impl io::BufRead) -> io::Result<Self> {
         let mut functions = Self::default();
-        file::for_each_function(|address, name| functions.add(address, name))?;
+        file::for_each_function(lines, |address, name| functions.add(address, name))?;
         // Stable: of two names for one address the first stays the first.
         functions.starts.sort_by_key(|start| start.offset);
         functions.starts.shrink_to_fit();
