@@ -3,6 +3,7 @@
 //!
 //! `make test` tries each with bytes near samples for a moment, `make fuzz` by coverage for as long as it is told to.
 
+mod kernel;
 mod near;
 
 use crate::{export, netlink, pods, probe, round};
@@ -25,14 +26,16 @@ impl Target {
     }
 }
 
-/// All of them. Files of the queue join when they are read.
+/// All of them.
 pub fn targets() -> impl Iterator<Item = &'static Target> {
     [
         export::fuzz::TARGETS,
+        export::fuzz::QUEUE,
         netlink::fuzz::TARGETS,
         round::fuzz::TARGETS,
         pods::fuzz::TARGETS,
         probe::fuzz::TARGETS,
+        kernel::TARGETS,
     ]
     .into_iter()
     .flatten()
@@ -49,15 +52,17 @@ mod tests {
 
     #[test]
     fn whatever_the_bytes_are_each_of_them_is_read() {
-        let config = ProptestConfig { cases: TRIES, failure_persistence: None, ..ProptestConfig::default() };
         for target in targets() {
+            // Each try with a queue makes files.
+            let cases = if target.name == export::fuzz::QUEUE[0].name { TRIES / 10 } else { TRIES };
+            let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
             target.samples.iter().for_each(|sample| (target.read)(sample));
             let bytes = vec(any::<u8>(), 0..512);
             let read = |bytes: Vec<u8>| {
                 target.try_with(&bytes);
                 Ok(())
             };
-            let result = TestRunner::new(config.clone()).run(&bytes, read);
+            let result = TestRunner::new(config).run(&bytes, read);
             result.unwrap_or_else(|error| panic!("{}: {error}", target.name));
         }
     }

@@ -23,7 +23,12 @@ fn main() -> ExitCode {
         }
     };
     let result = match node::runtime() {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run(cli));
+            // Not for threads that a disk keeps waiting: all that is to be waited for has been.
+            runtime.shutdown_background();
+            result
+        }
         Err(source) => Err(Failure::System { what: "starting threads", source }),
     };
     match result {

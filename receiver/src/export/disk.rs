@@ -3,40 +3,56 @@
 
 mod body;
 mod error;
+#[cfg(test)]
+mod faulty;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod mend;
 mod rows;
 mod store;
+#[cfg(test)]
+mod tests;
+mod work;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tracing::{error, info, warn};
 
 pub(crate) use self::store::WAL_BYTES;
 use self::{
     error::StoreError,
-    rows::{Gone, Limits, Row},
+    rows::{Done, Gone, Limits, Row},
     store::{Found, Store},
+    work::{Work, patience},
 };
-use super::{DestinationAccount, Signal, owners::Owners, queue::Item, split::Encoded};
+use super::{DestinationAccount, Signal, owners::Owners, queue::Item, split::Encoded, task::End};
 use crate::{clock::wall, config::DiskQueue};
 
 /// Time until a disk that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// A file that was opened, what is in it, and whether what is being sent is.
+type Opened = Result<(Store, Found, bool), StoreError>;
+
 /// A queue on disk, open or not.
 pub(super) struct Disk {
     settings: DiskQueue,
     account: Arc<DestinationAccount>,
+    end: watch::Receiver<Option<End>>,
     /// None while it cannot be used, and while a thread is at work with it.
     store: Option<Store>,
+    /// It is being opened, without what was done with then.
+    opening: Option<(Work<Opened>, Done)>,
+    /// A thread that the disk keeps waiting; before it ends, nobody touches the file.
+    late: Option<JoinHandle<()>>,
     /// Nothing is written before.
     retry: Instant,
     /// The highest number that was taken to be sent, by signal.
     taken: [i64; 2],
-    /// The highest number that is done with; it may still be in the file.
-    done: [i64; 2],
+    /// What is done with; it may still be in the file.
+    done: Done,
     /// What was taken and is not done with, if it is in the file: signal, number, items.
     sending: Option<(Signal, i64, u64)>,
     /// The highest number in the file when it was opened.
@@ -44,15 +60,22 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(settings: DiskQueue, account: Arc<DestinationAccount>) -> Self {
+    pub(super) fn new(
+        settings: DiskQueue,
+        account: Arc<DestinationAccount>,
+        end: watch::Receiver<Option<End>>,
+    ) -> Self {
         account.set_disk(settings.size - WAL_BYTES);
         Self {
             settings,
             account,
+            end,
             store: None,
+            opening: None,
+            late: None,
             retry: Instant::now(),
             taken: [0; 2],
-            done: [0; 2],
+            done: Done::default(),
             sending: None,
             last: 0,
         }
@@ -60,15 +83,18 @@ impl Disk {
 
     /// Opens it if it can be opened; a number above all that are in it.
     pub(super) async fn open(&mut self) -> i64 {
+        self.late.take_if(|thread| thread.is_finished());
         if self.store.as_ref().is_some_and(|store| !store.is_there()) {
-            self.store = None;
+            self.close().await;
             self.account.disk_failed(None);
             error!(
                 destination = self.account.name,
                 "the file of the queue on disk has gone; it is made anew"
             );
         }
-        if self.store.is_none() && Instant::now() >= self.retry {
+        self.opened(Instant::now()).await;
+        let idle = self.store.is_none() && self.opening.is_none() && self.late.is_none();
+        if idle && Instant::now() >= self.retry {
             let (settings, done) = (self.settings.clone(), self.done);
             self.reopen(move || Store::open(&settings, done)).await;
         }
@@ -78,16 +104,17 @@ impl Disk {
     /// Puts an item into the file. False when it could not be, and is to be kept elsewhere.
     pub(super) async fn append(&mut self, item: &Item, owners: &Owners) -> bool {
         self.open().await;
-        if Instant::now() < self.retry {
+        if self.store.is_none() || Instant::now() < self.retry {
             return false;
         }
         let (request, row) = (item.request.bytes.clone(), row_of(item, owners.run));
         let (limits, signal, items) = (self.limits(), item.signal, item.request.items);
-        let write = move |store: &mut Store| {
-            let row = Row { body: body::close(&request)?, ..row };
-            store.append(&row, limits)
+        let write = move |store: &mut Store| store.append(&row.with(&request)?, limits);
+        let Some(gone) = self.with(write).await else {
+            // The thread may still put it there, and it is kept elsewhere.
+            self.done.besides = self.late.as_ref().map(|_| (signal, item.number)).or(self.done.besides);
+            return false;
         };
-        let Some(gone) = self.with(write).await else { return false };
         self.works();
         self.account.stored(signal, items);
         self.lost(&gone, owners);
@@ -106,6 +133,9 @@ impl Disk {
                     expired => expired.unwrap_or_default(),
                 };
                 let row = store.next(signal, after, before)?;
+                if row.is_none() && before == i64::MAX {
+                    return Err(StoreError::Damaged("there are requests that cannot be found".to_owned()));
+                }
                 let request = row.as_ref().and_then(Row::request);
                 Ok((gone, row, request))
             };
@@ -127,7 +157,7 @@ impl Disk {
 
     /// The item was delivered or given up: it may leave the file.
     pub(super) async fn done(&mut self, signal: Signal, number: i64) {
-        self.done[signal as usize] = number;
+        self.done.up_to[signal as usize] = number;
         if let Some((signal, _, items)) = self.sending.take() {
             self.account.unstored(signal, items);
         }
@@ -137,8 +167,10 @@ impl Disk {
     /// Closes the file in order.
     pub(super) async fn close(&mut self) {
         if let Some(store) = self.store.take() {
-            // It is closed in any case.
-            let _ = spawn_blocking(move || drop(store)).await;
+            let mut work = Work::start(move || drop(store));
+            if work.until(self.patience()).await.is_none() {
+                self.keeps_waiting(work);
+            }
         }
     }
 
@@ -150,37 +182,34 @@ impl Disk {
             items = row.items,
             "a request in the queue on disk is damaged"
         );
-        self.done[signal as usize] = number;
+        self.done.up_to[signal as usize] = number;
         self.with(move |store| store.remove(signal, number)).await;
     }
 
-    /// Runs `work` on a thread that may wait for the disk. None when it failed, which is noted.
+    /// Runs `work` on a thread that may wait for the disk. None when it failed or took too long, which is noted.
     async fn with<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Option<T> {
         let mut store = self.store.take()?;
-        let worked = spawn_blocking(move || {
+        let mut work = Work::start(move || {
             let result = work(&mut store);
             let bytes = store.bytes();
-            (store, result, bytes)
+            // A file that cannot be used is closed here, for that may wait for the disk too.
+            let usable = matches!(result, Ok(_) | Err(StoreError::Full(_)));
+            (usable.then_some(store), result, bytes)
         });
-        match worked.await {
-            Ok((store, Ok(value), bytes)) => {
-                self.account.disk_holds(bytes);
-                self.store = Some(store);
-                return Some(value);
-            }
-            Ok((store, Err(StoreError::Full(why)), _)) => {
-                self.store = Some(store);
-                self.failed(&why);
-            }
-            Ok((store, Err(StoreError::Unusable(why)), _)) => {
-                drop(store);
-                self.failed(&why);
-            }
-            Ok((store, Err(StoreError::Damaged(why)), _)) => {
-                drop(store);
+        let Some(ended) = work.until(self.patience()).await else {
+            self.keeps_waiting(work);
+            return None;
+        };
+        let result = ended.and_then(|(store, result, bytes)| {
+            self.store = store;
+            result.inspect(|_| self.account.disk_holds(bytes))
+        });
+        match result {
+            Ok(value) => return Some(value),
+            Err(StoreError::Damaged(why)) => {
                 let (settings, done) = (self.settings.clone(), self.done);
                 self.reopen(move || Store::mend(&settings, done, &why)).await;
             }
@@ -189,17 +218,45 @@ impl Disk {
         None
     }
 
+    fn patience(&self) -> Instant {
+        patience(self.end.borrow().is_some())
+    }
+
+    fn keeps_waiting<T: Send + 'static>(&mut self, work: Work<T>) {
+        self.late = Some(work.leave());
+        self.failed("the disk does not answer");
+    }
+
     /// Takes over a file and counts what is in it.
     async fn reopen(&mut self, open: impl FnOnce() -> Result<(Store, Found), StoreError> + Send + 'static) {
         let sending = self.sending;
-        let opened = spawn_blocking(move || {
+        let work = Work::start(move || {
             let (store, found) = open()?;
             let is_there = |(signal, number, _)| store.neighbour(signal, (number - 1, number + 1), false);
             let kept = sending.map(is_there).transpose()?.is_none_or(|row| row.is_some());
             Ok((store, found, kept))
         });
-        match opened.await.unwrap_or_else(|error| Err(StoreError::Unusable(error.to_string()))) {
+        self.opening = Some((work, self.done));
+        self.opened(self.patience()).await;
+        if self.opening.is_some() {
+            self.failed("the disk does not answer");
+        }
+    }
+
+    /// Takes over the file that is being opened, if it is open by that time.
+    async fn opened(&mut self, time: Instant) {
+        let Some((work, done)) = &mut self.opening else { return };
+        let Some(opened) = work.until(time).await else { return };
+        let is_done_with = *done == self.done;
+        self.opening = None;
+        match opened.flatten() {
+            // What was counted may have been delivered since: it is opened again.
+            Ok((store, ..)) if !is_done_with => {
+                self.store = Some(store);
+                self.close().await;
+            }
             Ok((store, found, kept)) => {
+                self.done.besides = None;
                 if let Some((signal, _, items)) = self.sending.take_if(|_| !kept) {
                     // It is in memory, and goes on as if it had been nowhere else.
                     self.account.unstored(signal, items);

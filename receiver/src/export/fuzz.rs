@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prost::bytes::Bytes;
 use tonic::{Code, Status};
 
+pub(crate) use super::disk::fuzz::TARGETS as QUEUE;
 use super::{Accepted, Refusal, Signal, retry::Backoff};
 use crate::fuzz::Target;
 

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use jitterscope_semconv::value::ExporterDropCause;
+use tokio::sync::watch;
 
 use super::{
     DestinationAccount, Signal,
     disk::Disk,
     owners::Owners,
     queue::{Item, Queue},
+    task::End,
 };
 use crate::{clock::wall, config::Destination};
 
@@ -24,9 +26,14 @@ pub(super) struct Line {
 
 impl Line {
     /// An empty line, by a destination's settings.
-    pub(super) fn new(settings: &Destination, account: Arc<DestinationAccount>, owners: Owners) -> Self {
+    pub(super) fn new(
+        settings: &Destination,
+        account: Arc<DestinationAccount>,
+        owners: Owners,
+        end: watch::Receiver<Option<End>>,
+    ) -> Self {
         let memory = Queue::new(usize::try_from(settings.queue_memory).unwrap_or(usize::MAX));
-        let disk = settings.queue_disk.clone().map(|settings| Disk::new(settings, Arc::clone(&account)));
+        let disk = settings.queue_disk.clone().map(|settings| Disk::new(settings, Arc::clone(&account), end));
         Self { memory, disk, account, owners, last: 0 }
     }
 

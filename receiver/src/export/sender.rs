@@ -71,7 +71,7 @@ impl Sender {
         Self {
             client,
             shape: Shape::of(settings, Clock::read().now()),
-            line: Line::new(settings, Arc::clone(&inbox.account), owners),
+            line: Line::new(settings, Arc::clone(&inbox.account), owners, end.clone()),
             inbox,
             end,
             open: true,

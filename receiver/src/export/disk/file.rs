@@ -15,7 +15,9 @@ pub(super) const FILE: &str = "queue.db";
 /// Says of a database that it is a queue: "jsqu".
 const APPLICATION: i64 = 0x6a73_7175;
 /// Of the tables below. A file of another one is not touched.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+/// Bytes of the smallest database.
+const LEAST: u64 = 512;
 /// `held` says how much there is, so that what is missing after damage can be counted.
 const TABLES: &str = "
 CREATE TABLE metrics(number INTEGER PRIMARY KEY, time INTEGER NOT NULL, run INTEGER NOT NULL,
@@ -41,8 +43,17 @@ PRAGMA trusted_schema = OFF;";
 
 /// Opens a file or makes it; one that is no queue of this version is put aside.
 pub(super) fn connect(path: &Path, aside: &mut Vec<(PathBuf, String)>) -> Result<Connection, StoreError> {
+    // SQLite would take it for an empty one.
+    if let Some(bytes) =
+        path.metadata().map(|file| file.len()).ok().filter(|bytes| (1..LEAST).contains(bytes))
+    {
+        return Err(StoreError::Damaged(format!("{bytes} bytes are no database")));
+    }
     let mut db = exclusive(path)?;
     let (application, version, tables) = kind(&db)?;
+    if tables == 0 && application == APPLICATION {
+        return Err(StoreError::Damaged("its tables are not there".to_owned()));
+    }
     if tables > 0 && (application, version) != (APPLICATION, VERSION) {
         drop(db);
         let why = format!("is no queue of version {VERSION}: application {application}, version {version}");

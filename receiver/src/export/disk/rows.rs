@@ -3,11 +3,20 @@
 use jitterscope_semconv::value::ExporterDropCause;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{body, error::StoreError, file::pragma};
+use super::{
+    body::{self, Mark},
+    error::StoreError,
+    file::pragma,
+};
 use crate::export::Signal;
 
 /// More than a request of the largest size can hold.
 pub(super) const ITEMS_LIMIT: i64 = 1 << 24;
+
+/// Numbers are above 0 and below this, far beyond all times in microseconds.
+const NUMBER_LIMIT: i64 = 1 << 62;
+/// More than any disk holds.
+const HELD_LIMIT: i64 = 1 << 48;
 
 /// A request in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +57,15 @@ pub(super) struct Lane {
     pub(super) missing: i64,
 }
 
+/// Requests that are done with, and leave the file before anything is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    /// All up to these numbers, by signal.
+    pub(super) up_to: [i64; 2],
+    /// One more, that went elsewhere although it may have come here.
+    pub(super) besides: Option<(Signal, i64)>,
+}
+
 /// What a look or a change spares: requests that are being sent or done with.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
@@ -64,9 +82,22 @@ impl Gone {
 }
 
 impl Row {
+    /// The same with this request as its body.
+    pub(super) fn with(self, request: &[u8]) -> std::io::Result<Self> {
+        Ok(Self { body: body::close(self.mark(), request)?, ..self })
+    }
+
     /// The request as it was given; none where it is not what it was.
     pub(super) fn request(&self) -> Option<Vec<u8>> {
-        body::open(&self.body)
+        body::open(self.mark(), &self.body)
+    }
+
+    fn mark(&self) -> Mark {
+        let mut mark = Mark::default();
+        mark[0] = self.signal as u8;
+        mark[1..9].copy_from_slice(&self.number.to_le_bytes());
+        mark[9..].copy_from_slice(&self.items.to_le_bytes());
+        mark
     }
 
     /// What it is when it cannot be read.
@@ -83,13 +114,16 @@ pub(super) fn used(db: &Connection) -> Result<i64, StoreError> {
 pub(super) fn count(db: &Connection, signal: Signal) -> Result<Lane, StoreError> {
     let text = format!(
         "SELECT coalesce(max(number), 0), coalesce(sum(items), 0), coalesce(min(items), 1), \
-         coalesce(max(items), 1) FROM {}",
+         coalesce(max(items), 1), coalesce(min(number), 1) FROM {}",
         signal.name()
     );
-    let [last, items, least, most]: [i64; 4] =
-        db.query_row(&text, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?;
+    let [last, items, least, most, first]: [i64; 5] =
+        db.query_row(&text, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]))?;
     if least < 1 || most > ITEMS_LIMIT {
         return Err(StoreError::Damaged(format!("a request of {least} or {most} items")));
+    }
+    if first < 1 || last >= NUMBER_LIMIT {
+        return Err(StoreError::Damaged(format!("requests with the numbers {first} to {last}")));
     }
     Ok(Lane { last, items, missing: (held(db, signal)? - items).max(0) })
 }
@@ -97,7 +131,11 @@ pub(super) fn count(db: &Connection, signal: Signal) -> Result<Lane, StoreError>
 /// How much the file says that there is of a signal.
 pub(super) fn held(db: &Connection, signal: Signal) -> Result<i64, StoreError> {
     let text = "SELECT items FROM held WHERE signal = ?";
-    Ok(db.query_row(text, [signal.name()], |row| row.get(0))?)
+    let items = db.query_row(text, [signal.name()], |row| row.get(0))?;
+    if !(0..HELD_LIMIT).contains(&items) {
+        return Err(StoreError::Damaged(format!("it says that it holds {items} items")));
+    }
+    Ok(items)
 }
 
 pub(super) fn insert(change: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use super::{
     error::StoreError,
     file::{self, FILE, pragma},
     mend,
-    rows::{self, Gone, Lane, Limits, Row},
+    rows::{self, Done, Gone, Lane, Limits, Row},
 };
 use crate::{config::DiskQueue, export::Signal};
 
@@ -38,8 +38,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the file of a directory, or makes both. What is `done`, up to these numbers, is removed first.
-    pub(super) fn open(settings: &DiskQueue, done: [i64; 2]) -> Result<(Self, Found), StoreError> {
+    /// Opens the file of a directory, or makes both. What is `done` with is removed first.
+    pub(super) fn open(settings: &DiskQueue, done: Done) -> Result<(Self, Found), StoreError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&settings.path)?;
         // SQLite's own word for it would be an I/O error.
         rustix::fs::access(&settings.path, rustix::fs::Access::WRITE_OK).map_err(io::Error::from)?;
@@ -56,7 +56,7 @@ impl Store {
     }
 
     /// Puts what can be read of a damaged file into a new one, which takes its place.
-    pub(super) fn mend(settings: &DiskQueue, done: [i64; 2], why: &str) -> Result<(Self, Found), StoreError> {
+    pub(super) fn mend(settings: &DiskQueue, done: Done, why: &str) -> Result<(Self, Found), StoreError> {
         let (aside, expected) = mend::mend(settings)?;
         let mut store = Self::connect(settings, FILE, &mut Vec::new())?;
         let mut lanes = store.survey(done)?;
@@ -79,12 +79,16 @@ impl Store {
     }
 
     /// Counts what is there. Nothing is written where nothing is to be put right: a full disk can be read.
-    fn survey(&mut self, done: [i64; 2]) -> Result<[Lane; 2], StoreError> {
+    fn survey(&mut self, done: Done) -> Result<[Lane; 2], StoreError> {
         let mut lanes = [Lane::default(); 2];
-        for ((lane, signal), done) in lanes.iter_mut().zip(Signal::ALL).zip(done) {
-            if self.neighbour(signal, (i64::MIN, done.saturating_add(1)), false)?.is_some() {
-                self.remove(signal, done)?;
+        let besides = done.besides.map(|(signal, number)| (signal, number, number));
+        let up_to = Signal::ALL.into_iter().zip(done.up_to).map(|(signal, number)| (signal, 1, number));
+        for (signal, from, to) in up_to.chain(besides) {
+            if self.neighbour(signal, (from - 1, to.saturating_add(1)), false)?.is_some() {
+                self.remove_between(signal, from, to)?;
             }
+        }
+        for (lane, signal) in lanes.iter_mut().zip(Signal::ALL) {
             *lane = rows::count(&self.db, signal)?;
             if lane.items != self.held(signal)? {
                 let text = "UPDATE held SET items = ? WHERE signal = ?";
@@ -177,10 +181,15 @@ impl Store {
 
     /// Removes requests of a signal up to a number.
     pub(super) fn remove(&mut self, signal: Signal, number: i64) -> Result<(), StoreError> {
+        self.remove_between(signal, 1, number)
+    }
+
+    fn remove_between(&mut self, signal: Signal, from: i64, to: i64) -> Result<(), StoreError> {
         let change = Transaction::new(&mut self.db, TransactionBehavior::Immediate)?;
-        let sum = format!("SELECT coalesce(sum(items), 0) FROM {} WHERE number <= ?", signal.name());
-        let items: i64 = change.query_row(&sum, [number], |row| row.get(0))?;
-        change.execute(&format!("DELETE FROM {} WHERE number <= ?", signal.name()), [number])?;
+        let which = format!("FROM {} WHERE number BETWEEN ? AND ?", signal.name());
+        let sum = format!("SELECT coalesce(sum(items), 0) {which}");
+        let items: i64 = change.query_row(&sum, [from, to], |row| row.get(0))?;
+        change.execute(&format!("DELETE {which}"), [from, to])?;
         rows::hold(&change, signal, -items)?;
         change.commit()?;
         self.shrink();
@@ -199,6 +208,11 @@ impl Store {
     /// Bytes that are in use.
     pub(super) fn bytes(&self) -> u64 {
         u64::try_from(rows::used(&self.db).unwrap_or_default()).unwrap_or_default() * PAGE
+    }
+
+    #[cfg(test)]
+    pub(super) fn database(&self) -> &Connection {
+        &self.db
     }
 
     /// Whether the file is still where it was opened.

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use super::{super::body, *};
+use super::*;
 
 /// Small steps of a random walk that a seed repeats (xorshift).
 struct Random(u64);
@@ -38,7 +38,7 @@ impl Place {
     }
 
     fn open(&self) -> (Store, Found) {
-        Store::open(&self.settings, [0; 2]).unwrap()
+        Store::open(&self.settings, Done::default()).unwrap()
     }
 
     fn file(&self) -> PathBuf {
@@ -55,8 +55,8 @@ impl Place {
 }
 
 fn row(signal: Signal, number: i64, request: &[u8]) -> Row {
-    let body = body::close(request).unwrap();
-    Row { signal, number, time: number, run: 7, items: number % 5 + 1, probe: "packetloss".to_owned(), body }
+    let (items, probe, body) = (number % 5 + 1, "packetloss".to_owned(), Vec::new());
+    Row { signal, number, time: number, run: 7, items, probe, body }.with(request).unwrap()
 }
 
 /// All rows of a signal, in order.
@@ -98,9 +98,10 @@ fn what_was_put_in_comes_out_in_order_also_after_the_file_was_closed() {
     assert_eq!(store.held(Signal::Logs).unwrap(), items(&logs[20..]));
     // What could not be removed in time is gone before anything is counted.
     drop(store);
-    let (store, found) = Store::open(&place.settings, [9, 30]).unwrap();
+    let (store, found) =
+        Store::open(&place.settings, Done { up_to: [9, 30], besides: Some((Signal::Logs, 40)) }).unwrap();
     assert_eq!(found.lanes[Signal::Metrics as usize], Lane::default());
-    assert_eq!(rows(&store, Signal::Logs), logs[30..]);
+    assert_eq!(rows(&store, Signal::Logs), [&logs[30..39], &logs[40..]].concat());
 }
 
 #[test]
@@ -181,19 +182,19 @@ fn a_file_of_another_version_or_of_another_program_is_put_aside_as_it_is() {
     let place = Place::new(1 << 20);
     drop(place.open());
     let change = |statement: &str| Connection::open(place.file()).unwrap().execute_batch(statement).unwrap();
-    for statement in ["PRAGMA user_version = 2", "PRAGMA user_version = 2", "PRAGMA application_id = 5"] {
+    for statement in ["PRAGMA user_version = 3", "PRAGMA user_version = 3", "PRAGMA application_id = 5"] {
         drop(place.open());
         change(statement);
         let before = fs::read(place.file()).unwrap();
         let (mut store, found) = place.open();
         assert_eq!(found.lanes, [Lane::default(); 2]);
         let (file, why) = &found.aside[0];
-        assert!(why.starts_with("is no queue of version 1: "), "{why}");
+        assert!(why.starts_with("is no queue of version 2: "), "{why}");
         assert_eq!(fs::read(file).unwrap(), before);
         store.append(&row(Signal::Logs, 1, &[1]), Limits::default()).unwrap();
         store.remove(Signal::Logs, 1).unwrap();
     }
-    let names = ["queue.db", "queue.db.version1", "queue.db.version2", "queue.db.version2.2"];
+    let names = ["queue.db", "queue.db.version2", "queue.db.version3", "queue.db.version3.2"];
     assert_eq!(place.names(), names);
 }
 
@@ -201,7 +202,7 @@ fn a_file_of_another_version_or_of_another_program_is_put_aside_as_it_is() {
 fn only_one_at_a_time_has_the_file() {
     let place = Place::new(1 << 20);
     let (store, _) = place.open();
-    assert!(matches!(Store::open(&place.settings, [0; 2]), Err(StoreError::Unusable(_))));
+    assert!(matches!(Store::open(&place.settings, Done::default()), Err(StoreError::Unusable(_))));
     drop(store);
     place.open();
 }
@@ -260,7 +261,7 @@ fn salvage(place: &Place) -> (Vec<Row>, i64) {
                 }
                 Err(StoreError::Damaged(why)) => {
                     drop(store);
-                    let mended = Store::mend(&place.settings, [0; 2], &why).unwrap();
+                    let mended = Store::mend(&place.settings, Done::default(), &why).unwrap();
                     store = mended.0;
                     known = known.max(expected(&mended.1));
                     assert!(place.settings.path.join("queue.db.damaged").exists());
