@@ -4,6 +4,7 @@ mod clean_up;
 pub mod collector;
 pub mod containerd;
 pub mod counters;
+pub mod disk;
 pub mod docker;
 pub mod faults;
 pub mod kernel;
