@@ -72,8 +72,13 @@ async fn the_end_does_not_wait_for_a_disk_and_what_was_on_it_is_the_next_ones() 
     disk.answers(true).unwrap();
     let server = place.server().await;
     let bed = place.bed();
-    let delivered = |terms: &jitterscope::export::Terms| terms.recovered > 0 && terms.queued == 0;
-    let terms = until("what was on it", || Some(bed.terms(Signal::Logs)).filter(delivered)).await;
+    let terms = until("what was on it", || {
+        // While the thread that waited closes the file, it cannot be opened; it is tried again when something comes.
+        bed.send(Signal::Metrics, 0..1);
+        let terms = bed.terms(Signal::Logs);
+        (terms.recovered > 0 && terms.queued == 0).then_some(terms)
+    })
+    .await;
     assert_eq!(given_up(&terms), 0, "{terms:?}");
     // The thread that waited may have put its request there since.
     let numbers = unique(&server, Signal::Logs);
