@@ -7,8 +7,8 @@ usage() {
 usage: integration/setup.sh run | test | vm [KERNEL...] | lint
 
 run   what `make run` needs: compilers and headers from Debian
-test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Prometheus, Helm,
-      schemas of Kubernetes
+test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Prometheus, Jaeger,
+      Helm, schemas of Kubernetes
 vm    qemu, virtme-ng and the kernels of integration/kernels.txt (all, or those named, such as 6.1)
 lint  what `make lint` needs: clang-format, shellcheck and cargo-deny
 
@@ -41,6 +41,7 @@ set_up_test() {
 	need_collector
 	need_helm
 	need_prometheus
+	need_jaeger
 	need_python kubernetes-validate "$KUBERNETES_VALIDATE_VERSION" kubernetes-validate
 }
 

@@ -37,6 +37,10 @@ build_prometheus() {
 		-o "$home/prometheus" github.com/prometheus/prometheus/cmd/prometheus
 }
 
+need_jaeger() {
+	provide "Jaeger $JAEGER_VERSION" "jaeger-$JAEGER_VERSION/jaeger" go_build jaeger github.com/jaegertracing/jaeger/cmd/jaeger jaeger
+}
+
 # The Collector is the manifest's own: a changed manifest is built anew.
 need_collector() {
 	local home=collector-$COLLECTOR_VERSION
