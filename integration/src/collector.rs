@@ -156,7 +156,7 @@ impl Collector {
             fs::read_dir(self.directory.path())?.flatten().map(|entry| entry.path()).collect();
         runs.sort();
         for run in runs.iter().filter(|path| path.is_dir()) {
-            for file in ["metrics.json", "logs.json"] {
+            for file in ["metrics.json", "logs.json", "traces.json"] {
                 telemetry.read(&run.join(file))?;
             }
         }

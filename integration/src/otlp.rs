@@ -1,5 +1,5 @@
 //! Both ends of OTLP for tests of delivery: a server that answers as it is told, and destinations of the receiver with
-//! numbered points and records to send there.
+//! numbered points, records and spans to send there.
 
 pub mod certificates;
 pub mod deliver;
@@ -8,25 +8,13 @@ pub mod proxy;
 pub mod server;
 
 use http::HeaderMap;
+pub use jitterscope::export::Signal;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::ExportTraceServiceRequest,
 };
 use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
 use prost::{Message, bytes::Bytes};
-
-/// Which signal a request was of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// Points.
-    Metrics,
-    /// Records.
-    Logs,
-}
-
-impl Signal {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Metrics, Self::Logs];
-}
 
 /// The two protocols, as the configuration names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +48,13 @@ pub struct Received {
     pub headers: HeaderMap,
     /// Which signal.
     pub signal: Signal,
-    /// The numbers of the points or records in it, in order.
+    /// The numbers of the points, records or spans in it, in order.
     pub numbers: Vec<u64>,
     /// The message.
     pub body: Bytes,
 }
 
-/// The numbers in an encoded request: the times of its points or records.
+/// The numbers in an encoded request: the times of its points or records, the beginnings of its spans.
 ///
 /// # Errors
 /// It is no such request.
@@ -81,6 +69,11 @@ pub fn numbers(signal: Signal, body: &[u8]) -> Result<Vec<u64>, prost::DecodeErr
             let resources = ExportLogsServiceRequest::decode(body)?.resource_logs.into_iter();
             let scopes = resources.flat_map(|of| of.scope_logs);
             scopes.flat_map(|scope| scope.log_records).map(|record| record.time_unix_nano).collect()
+        }
+        Signal::Traces => {
+            let resources = ExportTraceServiceRequest::decode(body)?.resource_spans.into_iter();
+            let scopes = resources.flat_map(|of| of.scope_spans);
+            scopes.flat_map(|scope| scope.spans).map(|span| span.start_time_unix_nano).collect()
         }
     })
 }

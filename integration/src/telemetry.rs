@@ -1,5 +1,5 @@
-//! What arrived: OTLP/JSON lines, of the Collector's file exporter or of the receiver's standard output, as points and
-//! records that a test can ask for.
+//! What arrived: OTLP/JSON lines, of the Collector's file exporter or of the receiver's standard output, as points,
+//! records and spans that a test can ask for.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,11 +8,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::{
     ExponentialHistogramDataPoint, Metric, NumberDataPoint, metric::Data, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::Value as Json;
 
 /// Attributes by key, each value as text; lists are joined by commas.
@@ -25,6 +28,8 @@ pub struct Telemetry {
     pub metrics: Vec<ExportMetricsServiceRequest>,
     /// Requests with records.
     pub logs: Vec<ExportLogsServiceRequest>,
+    /// Requests with spans.
+    pub traces: Vec<ExportTraceServiceRequest>,
 }
 
 /// One number that arrived.
@@ -64,6 +69,10 @@ pub struct Record {
     pub event: String,
     /// The sentence for people.
     pub body: String,
+    /// The trace that it belongs to, in hexadecimal digits; empty: none is known.
+    pub trace: String,
+    /// The span in it, alike.
+    pub span: String,
     /// Of whom.
     pub resource: Attributes,
     /// Its own attributes.
@@ -74,7 +83,7 @@ impl Telemetry {
     /// Adds what is in a file. A last line without an end is still being written and is left out; no file is no telemetry.
     ///
     /// # Errors
-    /// A line is neither of the two kinds of request.
+    /// A line is none of the three kinds of request.
     pub fn read(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).unwrap_or_default();
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
@@ -86,12 +95,14 @@ impl Telemetry {
     /// Adds one line.
     ///
     /// # Errors
-    /// It is neither of the two kinds of request.
+    /// It is none of the three kinds of request.
     pub fn read_line(&mut self, line: &str) -> Result<()> {
         let mut request: Json = serde_json::from_str(line)?;
         complete(&mut request);
         if request.get("resourceMetrics").is_some() {
             self.metrics.push(serde_json::from_value(request)?);
+        } else if request.get("resourceSpans").is_some() {
+            self.traces.push(serde_json::from_value(request)?);
         } else {
             self.logs.push(serde_json::from_value(request)?);
         }
@@ -173,6 +184,22 @@ impl Telemetry {
         })
     }
 
+    /// Every record as it came.
+    pub fn log_records(&self) -> impl Iterator<Item = &LogRecord> {
+        let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
+        resources.flat_map(|of| &of.scope_logs).flat_map(|scope| &scope.log_records)
+    }
+
+    /// Every span with the resource that it is of.
+    pub fn spans(&self) -> impl Iterator<Item = (Attributes, &Span)> {
+        let resources = self.traces.iter().flat_map(|request| &request.resource_spans);
+        resources.flat_map(|of| {
+            let resource = of.resource.as_ref().map(|of| attributes(&of.attributes)).unwrap_or_default();
+            let spans = of.scope_spans.iter().flat_map(|scope| &scope.spans);
+            spans.map(move |span| (resource.clone(), span))
+        })
+    }
+
     /// Every record.
     pub fn records(&self) -> impl Iterator<Item = Record> {
         let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
@@ -185,6 +212,8 @@ impl Telemetry {
                 observed: record.observed_time_unix_nano,
                 event: record.event_name.clone(),
                 body: text(record.body.as_ref()),
+                trace: hex(&record.trace_id),
+                span: hex(&record.span_id),
                 resource: resource.clone(),
                 attributes: attributes(&record.attributes),
             })
@@ -194,7 +223,7 @@ impl Telemetry {
 
 /// Adds the empty lists of entity references, which the Collector leaves out and the parser wants.
 fn complete(request: &mut Json) {
-    for of in ["resourceMetrics", "resourceLogs"] {
+    for of in ["resourceMetrics", "resourceLogs", "resourceSpans"] {
         let resources = request.get_mut(of).and_then(Json::as_array_mut).into_iter().flatten();
         let references =
             resources.filter_map(|of| of.pointer_mut("/resource/entityRefs")?.as_array_mut()).flatten();
@@ -240,6 +269,12 @@ fn value(point: &NumberDataPoint) -> f64 {
         Some(number_data_point::Value::AsDouble(value)) => value,
         None => f64::NAN,
     }
+}
+
+/// Bytes as two digits each, as ids of traces are written.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Attributes by key.

@@ -51,7 +51,7 @@ fn terms(request: &Telemetry) -> BTreeMap<Whose, [u64; 4]> {
 /// Each collection of the receiver's own metrics that has arrived.
 fn collections(telemetry: &Telemetry) -> Vec<BTreeMap<Whose, [u64; 4]>> {
     let each = telemetry.metrics.iter();
-    let alone = each.map(|request| Telemetry { metrics: vec![request.clone()], logs: Vec::new() });
+    let alone = each.map(|request| Telemetry { metrics: vec![request.clone()], ..Telemetry::default() });
     alone.map(|request| terms(&request)).filter(|terms| !terms.is_empty()).collect()
 }
 
@@ -92,7 +92,7 @@ async fn what_a_destination_was_given_is_in_one_of_the_terms_at_every_collection
 
     let collections = collections(&collector.received().unwrap());
     for terms in &collections {
-        assert_eq!(terms.len(), 10, "{terms:?}");
+        assert_eq!(terms.len(), 15, "{terms:?}");
         for (of, [produced, delivered, waiting, dropped]) in terms {
             assert_eq!(*produced, delivered + waiting + dropped, "{of:?} {terms:?}");
         }

@@ -46,7 +46,7 @@ async fn grpc_codes_that_may_pass_are_tried_again_and_all_others_are_rejected() 
     let mut tests = tokio::task::JoinSet::new();
     for code in 1..=16 {
         let again = RETRYABLE_CODES.contains(&code);
-        let signal = Signal::BOTH[usize::try_from(code).unwrap() % 2];
+        let signal = Signal::ALL[usize::try_from(code).unwrap() % 3];
         tests.spawn(async move {
             let reply = Reply::Status(code, "because of this", Vec::new());
             let error = answered(Protocol::Grpc, signal, reply, again).await.unwrap();
@@ -62,7 +62,7 @@ async fn http_statuses_that_may_pass_are_tried_again_and_all_others_are_rejected
     let refusals = [300, 301, 302, 303, 307, 308].into_iter().chain(400..=431).chain(500..=511);
     for status in refusals {
         let again = RETRYABLE_STATUSES.contains(&status);
-        let signal = Signal::BOTH[usize::from(status) % 2];
+        let signal = Signal::ALL[usize::from(status) % 3];
         tests.spawn(async move {
             let reply = Reply::Answer(status, Vec::new(), b"because of this".to_vec());
             let error = answered(Protocol::Http, signal, reply, again).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_proxys_word_before_grpc_counts_like_one_of_http() {
 #[tokio::test]
 async fn what_was_not_heard_is_sent_again() {
     for protocol in Protocol::BOTH {
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             let error = answered(protocol, signal, Reply::Silent, true).await.unwrap();
             assert_eq!(error, "no answer within 300ms");
             assert!(answered(protocol, signal, Reply::Cut, true).await.is_some());
@@ -190,7 +190,7 @@ fn partial(rejected: u8, text: &str) -> Reply {
 #[tokio::test]
 async fn a_partial_success_is_never_sent_again_and_what_it_rejects_is_counted() {
     for protocol in Protocol::BOTH {
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             // The last one claims more than it was sent.
             for (reply, rejected) in
                 [(partial(2, "too old"), 2), (partial(0, "careful"), 0), (partial(99, ""), 5)]
@@ -215,12 +215,12 @@ async fn requests_go_as_the_specification_says_and_over_one_connection() {
             let more = format!("compression: {compression}, headers: {{api-key: secret}}");
             let bed = Bed::start(&[&format!("{}, {more}", server.destination())]);
             for round in 0..5 {
-                for signal in Signal::BOTH {
+                for signal in Signal::ALL {
                     bed.send(signal, round * 300..(round + 1) * 300);
                     bed.settled(signal).await;
                 }
             }
-            for signal in Signal::BOTH {
+            for signal in Signal::ALL {
                 assert!(server.numbers(signal).into_iter().eq(0..1500), "{protocol:?} {compression}");
             }
             assert_eq!(server.connections(), 1, "{protocol:?}");
@@ -237,7 +237,8 @@ async fn requests_go_as_the_specification_says_and_over_one_connection() {
                 Protocol::Http => {
                     assert_eq!(header("content-type"), Some("application/x-protobuf"));
                     assert_eq!(header("content-encoding"), encoding);
-                    assert_eq!((&*received[0].path, &*received[1].path), ("/v1/metrics", "/v1/logs"));
+                    let paths = [0, 1, 2].map(|at: usize| &*received[at].path);
+                    assert_eq!(paths, ["/v1/metrics", "/v1/logs", "/v1/traces"]);
                 }
             }
         }
@@ -254,12 +255,14 @@ async fn a_path_is_kept_and_an_endpoint_of_one_signal_is_taken_as_it_is() {
         to("/api/otlp/", ""),
         to("/my/metrics", ", append_path: false, signals: [metrics]"),
         to("/my/logs/", ", append_path: false, signals: [logs]"),
+        to("/my/traces", ", append_path: false, signals: [traces]"),
     ];
     let bed = Bed::start(&paths.each_ref().map(String::as_str));
-    for signal in Signal::BOTH {
+    for signal in Signal::ALL {
         bed.send(signal, 0..1);
     }
-    let expected = ["/api/otlp/v1/logs", "/api/otlp/v1/metrics", "/my/logs/", "/my/metrics"];
+    let general = ["/api/otlp/v1/logs", "/api/otlp/v1/metrics", "/api/otlp/v1/traces"];
+    let expected: Vec<_> = general.into_iter().chain(["/my/logs/", "/my/metrics", "/my/traces"]).collect();
     let arrived = until("all requests", || {
         let mut paths: Vec<_> = server.received().into_iter().map(|request| request.path).collect();
         paths.sort();
@@ -267,7 +270,7 @@ async fn a_path_is_kept_and_an_endpoint_of_one_signal_is_taken_as_it_is() {
     })
     .await;
     assert_eq!(arrived, expected);
-    assert_eq!(bed.account(1).terms(jitterscope::export::Signal::Logs).produced, 0);
+    assert_eq!(bed.account(1).terms(Signal::Logs).produced, 0);
 }
 
 /// One that takes connections and never answers, beside one that does.

@@ -45,7 +45,7 @@ async fn the_collectors_authenticator_lets_in_who_has_the_token_and_nobody_else(
         assert!(!sink.numbers(Signal::Logs).contains(&first));
         // The token is put right by a reload.
         bed.change(&[&with("open-sesame")]);
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             bed.send(signal, first + 5..first + 10);
             let terms = bed.settled(signal).await;
             assert_eq!(terms.delivered, 5, "{protocol:?} {terms:?}");

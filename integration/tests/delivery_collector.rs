@@ -35,7 +35,7 @@ impl Load {
     }
 
     fn send(&mut self) {
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             self.bed.send(signal, self.next..self.next + ITEMS);
         }
         self.next += ITEMS;
@@ -43,7 +43,7 @@ impl Load {
 
     /// Every number has arrived at least once, and the account says so.
     async fn check(&self, sink: &Server) {
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             let settled = timeout(PATIENCE, self.bed.settled(signal)).await;
             let terms = settled.unwrap_or_else(|_| panic!("{}: {:?}", self.what, self.bed.account(0)));
             let sent = self.next - self.first;
@@ -90,7 +90,7 @@ async fn nothing_is_lost_while_the_collector_is_killed_again_and_again() {
     run(&mut loads, Duration::from_secs(1)).await;
     for load in &loads {
         load.check(&sink).await;
-        let retries: u64 = Signal::BOTH.iter().map(|signal| load.bed.terms(*signal).retries).sum();
+        let retries: u64 = Signal::ALL.iter().map(|signal| load.bed.terms(*signal).retries).sum();
         assert!(retries >= 3, "{}: {retries}", load.what);
     }
 }

@@ -49,7 +49,7 @@ async fn a_reload_hands_the_queue_over_and_nothing_is_lost_or_counted_twice() {
     let mut bed = place.bed();
     let mut next = 0;
     let mut send = |bed: &Bed| {
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             bed.send(signal, next..next + 7);
         }
         next += 7;
@@ -69,7 +69,7 @@ async fn a_reload_hands_the_queue_over_and_nothing_is_lost_or_counted_twice() {
     }
     let server = server.unwrap();
     let sent = send(&bed);
-    for signal in Signal::BOTH {
+    for signal in Signal::ALL {
         let terms = bed.settled(signal).await;
         assert_eq!((terms.produced, terms.delivered, terms.recovered), (sent, sent, 0), "{terms:?}");
         assert!(unique(&server, signal).into_iter().eq(0..sent), "{signal:?}");
@@ -141,7 +141,7 @@ async fn the_directory_never_takes_more_than_its_size_and_the_newest_stay() {
     let (mut next, mut largest) = (0, 0);
     let block = 30_000;
     while given_up(&bed.terms(Signal::Logs)) < 5 * block {
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             bed.send(signal, (next..next + block).map(scattered));
             until("it is on disk", || {
                 largest = largest.max(size_of(directory.path()));

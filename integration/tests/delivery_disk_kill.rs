@@ -74,7 +74,7 @@ async fn nothing_that_the_queue_has_taken_is_lost_when_its_process_is_killed() {
     let begun = Instant::now();
     let bed = Bed::start(&[&here[0]]);
     let recovered = loop {
-        let recovered = Signal::BOTH.map(|signal| bed.terms(signal).recovered);
+        let recovered = Signal::ALL.map(|signal| bed.terms(signal).recovered);
         if recovered.iter().all(|items| *items > 0) {
             break recovered;
         }
@@ -82,7 +82,7 @@ async fn nothing_that_the_queue_has_taken_is_lost_when_its_process_is_killed() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     };
     let opened = begun.elapsed();
-    for (signal, recovered) in Signal::BOTH.into_iter().zip(recovered) {
+    for (signal, recovered) in Signal::ALL.into_iter().zip(recovered) {
         let terms = bed.settled(signal).await;
         assert_eq!((terms.recovered, terms.delivered), (recovered, recovered), "{terms:?}");
         let arrived: BTreeSet<u64> = sink.numbers(signal).into_iter().collect();

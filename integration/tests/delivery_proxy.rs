@@ -90,7 +90,7 @@ async fn over_bad_lines_every_number_arrives_and_the_account_says_so() {
         while Instant::now() < end {
             for (at, bed) in beds.iter().enumerate() {
                 let from = first(at) + *sent;
-                Signal::BOTH.into_iter().for_each(|signal| bed.send(signal, from..from + ITEMS));
+                Signal::ALL.into_iter().for_each(|signal| bed.send(signal, from..from + ITEMS));
             }
             *sent += ITEMS;
             tokio::time::sleep(Duration::from_millis(40)).await;
@@ -105,7 +105,7 @@ async fn over_bad_lines_every_number_arrives_and_the_account_says_so() {
     chain.calm();
     for (at, bed) in beds.iter().enumerate() {
         let mut retries = 0;
-        for signal in Signal::BOTH {
+        for signal in Signal::ALL {
             let terms = bed.settled(signal).await;
             retries += terms.retries;
             assert_eq!(

@@ -38,13 +38,11 @@ impl Request {
 
 /// The records of what the client sent again.
 fn sent_again(told: &Telemetry, port: u16) -> Vec<LogRecord> {
-    let resources = told.logs.iter().flat_map(|request| &request.resource_logs);
-    let records = resources.flat_map(|of| &of.scope_logs).flat_map(|scope| &scope.log_records);
     let is_wanted = |record: &&LogRecord| {
         record.event_name == event::TCP_RETRANSMITTED.name
             && has(&attributes(&record.attributes), key::NETWORK_LOCAL_PORT.key, &port.to_string())
     };
-    records.filter(is_wanted).cloned().collect()
+    told.log_records().filter(is_wanted).cloned().collect()
 }
 
 /// Exemplars of the counter that are of a trace; each must lie within its point.

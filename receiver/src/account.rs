@@ -72,6 +72,7 @@ pub struct Account {
     overflow: AtomicU64,
     exported: AtomicU64,
     dropped: Drops,
+    suppressed_spans: AtomicU64,
     series: AtomicI64,
     collect_duration: Histogram<f64>,
 }
@@ -103,6 +104,7 @@ impl Account {
             overflow: AtomicU64::default(),
             exported: AtomicU64::default(),
             dropped: Drops::default(),
+            suppressed_spans: AtomicU64::default(),
             series: AtomicI64::default(),
             collect_duration,
         }
@@ -151,6 +153,16 @@ impl Account {
     /// Counts records that were given up at a stage.
     pub fn add_dropped(&self, stage: ProbeDropStage, records: u64) {
         self.dropped[stage as usize].fetch_add(records, Relaxed);
+    }
+
+    /// Spans of anomalies that were not made because there were too many.
+    pub fn suppressed_spans(&self) -> u64 {
+        self.suppressed_spans.load(Relaxed)
+    }
+
+    /// Counts a span that was not made.
+    pub fn suppress_span(&self) {
+        self.suppressed_spans.fetch_add(1, Relaxed);
     }
 
     /// Notes how long a collection took.

@@ -1,11 +1,13 @@
-//! OTLP under construction: one `ResourceMetrics` or `ResourceLogs` per entity.
+//! OTLP under construction: one `ResourceMetrics`, `ResourceLogs` or `ResourceSpans` per entity.
 //!
 //! A probe says what, who and how much. Units, grouping by entity, start times and limits are decided here.
 
 pub mod attributes;
+mod entities;
 mod logs;
 mod points;
 mod series;
+mod traces;
 
 use std::{
     collections::HashMap,
@@ -29,6 +31,7 @@ use self::{
 pub use self::{
     logs::{Logs, Occurrence},
     series::{SERIES_LIMIT, Series},
+    traces::{SpanLimit, Traces},
 };
 use crate::{export::Metrics, pods::Entity};
 

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use jitterscope_semconv::value::Signal as SignalName;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::ExportTraceServiceRequest,
 };
 
 pub(crate) use self::disk::WAL_BYTES;
@@ -63,26 +64,35 @@ pub enum Payload {
     Metrics(Metrics),
     /// Events.
     Logs(ExportLogsServiceRequest),
+    /// Spans.
+    Traces(ExportTraceServiceRequest),
 }
 
-/// The two signals that leave the node.
+/// The signals that leave the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Signal {
     /// Points.
     Metrics,
     /// Events.
     Logs,
+    /// Spans.
+    Traces,
 }
 
 impl Signal {
-    /// Both, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Metrics, Self::Logs];
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Metrics, Self::Logs, Self::Traces];
+
+    /// In the order of what they are worth, the least first: later points supersede earlier ones, a span says what an
+    /// event has said, and events are what an operator waits for.
+    pub const BY_WORTH: [Self; 3] = [Self::Metrics, Self::Traces, Self::Logs];
 
     /// Its name in telemetry.
     pub fn name(self) -> &'static str {
         match self {
             Self::Metrics => SignalName::Metrics.as_str(),
             Self::Logs => SignalName::Logs.as_str(),
+            Self::Traces => SignalName::Traces.as_str(),
         }
     }
 }
@@ -93,14 +103,16 @@ impl Payload {
         match self {
             Self::Metrics(_) => Signal::Metrics,
             Self::Logs(_) => Signal::Logs,
+            Self::Traces(_) => Signal::Traces,
         }
     }
 
-    /// Its points or records.
+    /// Its points, records or spans.
     pub fn items(&self) -> u64 {
         match self {
-            Self::Metrics(metrics) => split::points(&metrics.request),
-            Self::Logs(request) => split::records(request),
+            Self::Metrics(metrics) => split::items(&metrics.request),
+            Self::Logs(request) => split::items(request),
+            Self::Traces(request) => split::items(request),
         }
     }
 }
@@ -109,6 +121,6 @@ impl Payload {
 pub struct Delivery {
     /// What is sent.
     pub payload: Payload,
-    /// Whose records they are; `None` for points and for the receiver's own telemetry.
+    /// Whose records they are; `None` for points, for spans and for the receiver's own telemetry.
     pub account: Option<Arc<Account>>,
 }

@@ -153,6 +153,7 @@ fn destination(account: &DestinationAccount) -> Value {
         "status": status,
         "metrics": of(Signal::Metrics),
         "logs": of(Signal::Logs),
+        "traces": of(Signal::Traces),
     });
     if let Some(error) = error {
         value["error"] = error.into();

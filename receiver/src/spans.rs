@@ -1,6 +1,6 @@
 //! The applications' spans that anomalies belong to: links as probes tell them, and the sources that they are known from.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use jitterscope_ebpf::{
@@ -34,7 +34,21 @@ pub struct Link {
     pub role: SpanLinkRole,
 }
 
+/// A span that an anomaly hit, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Which span.
+    pub span: Link,
+    /// How long the anomaly lasted, to the time of its event; zero for a moment's.
+    pub lasted: Duration,
+}
+
 impl Link {
+    /// Whether the application's own spans of this trace are recorded (W3C trace context, `sampled`).
+    pub fn is_sampled(&self) -> bool {
+        self.flags & 1 != 0
+    }
+
     /// As the kernel's programs tell it; `None` where none is known.
     pub fn of(raw: &span_link) -> Option<Self> {
         let source = match u32::from(raw.source) {

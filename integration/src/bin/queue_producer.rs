@@ -20,11 +20,11 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let bed = Bed::start(&[&settings]);
         for items in ITEMS.into_iter().cycle() {
-            for signal in Signal::BOTH {
+            for signal in Signal::ALL {
                 bed.send(signal, (next..next + items).map(scattered));
             }
             next += items;
-            while Signal::BOTH.iter().any(|signal| !taken(&bed, *signal)) {
+            while Signal::ALL.iter().any(|signal| !taken(&bed, *signal)) {
                 tokio::time::sleep(std::time::Duration::from_micros(200)).await;
             }
             println!("{next}");

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use jitterscope::config::{self, Sources};
 use jitterscope::export::{
-    self, Client, Delivery, Destination, DestinationAccount, Exporters, Outbox, Payload, Sink, Terms,
+    Client, Delivery, Destination, DestinationAccount, Exporters, Outbox, Payload, Sink, Terms,
 };
 use jitterscope::probe::PROBES;
 use jitterscope_semconv::value::ExporterDropCause;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::ExportTraceServiceRequest,
 };
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{
     Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric::Data, number_data_point::Value,
 };
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 
 use super::Signal;
 
@@ -105,10 +107,7 @@ impl Bed {
 /// The terms of an account at one instant, of which the equation holds.
 #[must_use]
 pub fn terms(account: &DestinationAccount, signal: Signal) -> Terms {
-    let terms = account.terms(match signal {
-        Signal::Metrics => export::Signal::Metrics,
-        Signal::Logs => export::Signal::Logs,
-    });
+    let terms = account.terms(signal);
     let given = terms.produced + terms.recovered;
     assert_eq!(given, terms.delivered + terms.queued + given_up(&terms), "{terms:?}");
     terms
@@ -135,12 +134,13 @@ pub async fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A request whose points or records have these numbers as times.
+/// A request whose points, records or spans have these numbers as times.
 pub fn payload(signal: Signal, numbers: impl IntoIterator<Item = u64>) -> Payload {
     let numbers = numbers.into_iter();
     match signal {
         Signal::Metrics => Payload::Metrics(metrics(numbers).into()),
         Signal::Logs => Payload::Logs(logs(numbers)),
+        Signal::Traces => Payload::Traces(traces(numbers)),
     }
 }
 
@@ -164,5 +164,13 @@ fn logs(numbers: impl Iterator<Item = u64>) -> ExportLogsServiceRequest {
     let scope = ScopeLogs { log_records: numbers.map(record).collect(), ..ScopeLogs::default() };
     ExportLogsServiceRequest {
         resource_logs: vec![ResourceLogs { scope_logs: vec![scope], ..ResourceLogs::default() }],
+    }
+}
+
+fn traces(numbers: impl Iterator<Item = u64>) -> ExportTraceServiceRequest {
+    let span = |start_time_unix_nano| Span { start_time_unix_nano, name: "test".into(), ..Span::default() };
+    let scope = ScopeSpans { spans: numbers.map(span).collect(), ..ScopeSpans::default() };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { scope_spans: vec![scope], ..ResourceSpans::default() }],
     }
 }

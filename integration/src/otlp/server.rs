@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::ExportTraceServiceRequest,
 };
 use prost::{Message, bytes::Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -137,6 +138,7 @@ impl Server {
             match request.signal {
                 Signal::Metrics => telemetry.metrics.push(ExportMetricsServiceRequest::decode(body).unwrap()),
                 Signal::Logs => telemetry.logs.push(ExportLogsServiceRequest::decode(body).unwrap()),
+                Signal::Traces => telemetry.traces.push(ExportTraceServiceRequest::decode(body).unwrap()),
             }
         }
         telemetry
@@ -201,7 +203,11 @@ async fn listen(
 impl State {
     /// Notes a request; what to answer.
     fn take(&self, path: String, headers: HeaderMap, body: &[u8]) -> Reply {
-        let signal = if path.to_lowercase().contains("logs") { Signal::Logs } else { Signal::Metrics };
+        let signal = match path.to_lowercase() {
+            path if path.contains("logs") => Signal::Logs,
+            path if path.contains("trace") => Signal::Traces,
+            _ => Signal::Metrics,
+        };
         let numbers = numbers(signal, body).unwrap();
         let body = Bytes::copy_from_slice(body);
         self.received.lock().unwrap().push(Received { path, headers, signal, numbers, body });

@@ -1,6 +1,6 @@
 //! Events under construction: one `ResourceLogs` per entity.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use jitterscope_semconv::{Event, SCHEMA_URL};
 use opentelemetry_proto::tonic::{
@@ -9,10 +9,10 @@ use opentelemetry_proto::tonic::{
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
 };
 
-use super::scope;
+use super::{entities::ByEntity, scope};
 use crate::{
     pods::{Entity, Origin},
-    spans::Link,
+    spans::{Hit, Link},
 };
 
 /// Something that happened, as a probe tells it.
@@ -29,44 +29,34 @@ pub struct Occurrence {
     /// The facts.
     pub attributes: Vec<KeyValue>,
     /// The application's span that it belongs to.
-    pub link: Option<Link>,
+    pub link: Option<Hit>,
 }
 
 /// The events of one turn at the ring.
 #[derive(Default)]
 pub struct Logs {
-    entities: Vec<(Arc<Entity>, Vec<LogRecord>)>,
-    index: HashMap<u64, usize>,
-    records: usize,
+    records: ByEntity<LogRecord>,
 }
 
 impl Logs {
     /// Adds an event of `entity`, observed at `observed` (nanoseconds since the epoch).
     pub fn add(&mut self, entity: &Arc<Entity>, observed: u64, occurrence: Occurrence) {
-        let next = self.entities.len();
-        let slot = *self.index.entry(entity.key).or_insert(next);
-        if slot == next {
-            self.entities.push((Arc::clone(entity), Vec::new()));
-        }
-        self.entities[slot].1.push(record(observed, occurrence));
-        self.records += 1;
+        self.records.add(entity, record(observed, occurrence));
     }
 
     /// Records so far.
     pub fn len(&self) -> usize {
-        self.records
+        self.records.len()
     }
 
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.records == 0
+        self.len() == 0
     }
 
     /// The finished request.
     pub fn finish(self) -> ExportLogsServiceRequest {
-        let resource_logs =
-            self.entities.into_iter().map(|(entity, records)| resource_logs(&entity, records)).collect();
-        ExportLogsServiceRequest { resource_logs }
+        ExportLogsServiceRequest { resource_logs: self.records.finish(resource_logs) }
     }
 }
 
@@ -80,6 +70,7 @@ fn resource_logs(entity: &Entity, log_records: Vec<LogRecord>) -> ResourceLogs {
 
 fn record(observed: u64, occurrence: Occurrence) -> LogRecord {
     let Occurrence { link, mut attributes, .. } = occurrence;
+    let link = link.map(|hit| hit.span);
     attributes.extend(link.iter().flat_map(Link::attributes));
     LogRecord {
         time_unix_nano: occurrence.time_unix_nano,

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::Endpoint;
 use super::file;
 use super::reader::Reader;
-use crate::export::WAL_BYTES;
+use crate::export::{Signal, WAL_BYTES};
 
 /// Where the telemetry goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct Signals {
     pub metrics: bool,
     /// Events.
     pub logs: bool,
+    /// Spans of anomalies.
+    pub traces: bool,
 }
 
 /// Whether values are totals or differences. Sums that may fall are totals in any case.
@@ -144,11 +146,10 @@ fn destination(r: &mut Reader<'_>) -> Option<Destination> {
     let words = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::HttpProtobuf)];
     let protocol = r.choice("protocol", &words, "how requests are sent").unwrap_or(Protocol::Grpc);
     let endpoint = endpoint.filter(|endpoint| speaks(r, endpoint, protocol));
-    let help =
-        "/v1/metrics and /v1/logs go after the endpoint's path; false: it is the whole URL of one signal";
+    let help = "/v1/metrics, /v1/logs and /v1/traces go after the endpoint's path; false: it is the whole URL of one signal";
     let append_path = r.switch("append_path", true, help);
     let signals = signals(r);
-    if !append_path && (protocol == Protocol::Grpc || signals == Signals::ALL) {
+    if !append_path && (protocol == Protocol::Grpc || !signals.are_one()) {
         r.problem("append_path", None, "false needs protocol http/protobuf and a single signal");
     }
     let words = [
@@ -223,14 +224,15 @@ fn speaks(r: &mut Reader<'_>, endpoint: &Endpoint, protocol: Protocol) -> bool {
 }
 
 fn signals(r: &mut Reader<'_>) -> Signals {
-    let help = "which it gets";
-    let named = r.texts("signals", vec!["metrics", "logs"], "metrics, logs", help, |text| {
-        ["metrics", "logs"].into_iter().find(|name| *name == text)
-    });
+    let names = Signal::ALL.map(Signal::name);
+    let known = |text: &str| names.into_iter().find(|name| *name == text);
+    let allowed = "metrics, logs, traces";
+    let named = r.texts("signals", names.to_vec(), allowed, "which it gets", known);
     if named.is_empty() {
-        r.problem("signals", None, "names none, allowed: a list of metrics, logs");
+        r.problem("signals", None, format!("names none, allowed: a list of {allowed}"));
     }
-    Signals { metrics: named.contains(&"metrics"), logs: named.contains(&"logs") }
+    let has = |signal: Signal| named.contains(&signal.name());
+    Signals { metrics: has(Signal::Metrics), logs: has(Signal::Logs), traces: has(Signal::Traces) }
 }
 
 fn headers(r: &mut Reader<'_>) -> HeaderMap {
@@ -287,8 +289,22 @@ fn tls(r: &mut Reader<'_>, encrypted: bool) -> Tls {
 }
 
 impl Signals {
-    /// Both.
-    pub const ALL: Self = Self { metrics: true, logs: true };
+    /// All.
+    pub const ALL: Self = Self { metrics: true, logs: true, traces: true };
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn have(self, signal: Signal) -> bool {
+        match signal {
+            Signal::Metrics => self.metrics,
+            Signal::Logs => self.logs,
+            Signal::Traces => self.traces,
+        }
+    }
+
+    fn are_one(self) -> bool {
+        Signal::ALL.into_iter().filter(|signal| self.have(*signal)).count() == 1
+    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ const INSECURE: &str = "INSECURE";
 pub(super) const VARIABLES: [(&str, &str); 16] = [
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "the only destination, unless the file names some; for `http/protobuf`, `/v1/metrics` and `/v1/logs` go after its path",
+        "the only destination, unless the file names some; for `http/protobuf`, `/v1/metrics`, `/v1/logs` and `/v1/traces` go after its path",
     ),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "`grpc` or `http/protobuf`"),
     ("OTEL_EXPORTER_OTLP_HEADERS", "`key=value,…` with percent-encoded values"),
@@ -80,8 +80,11 @@ struct Form {
     infix: &'static str,
 }
 
-const FORMS: [Form; 2] =
-    [Form { signal: "metrics", infix: "METRICS_" }, Form { signal: "logs", infix: "LOGS_" }];
+const FORMS: [Form; 3] = [
+    Form { signal: "metrics", infix: "METRICS_" },
+    Form { signal: "logs", infix: "LOGS_" },
+    Form { signal: "traces", infix: "TRACES_" },
+];
 
 /// A variable that is set.
 struct Variable<'a> {
@@ -92,8 +95,8 @@ struct Variable<'a> {
 }
 
 impl<'a> Otel<'a> {
-    /// The destinations of the standard variables: one, or one for each signal where these differ. A signal that has no
-    /// endpoint goes nowhere.
+    /// The destinations of the standard variables: one, or one for each group of signals where these differ. A signal that
+    /// has no endpoint goes nowhere.
     pub(super) fn destinations(&self, problems: &mut Vec<Problem>) -> Vec<Value> {
         self.each(problems, |form| self.option(form, ENDPOINT))
     }
@@ -114,25 +117,25 @@ impl<'a> Otel<'a> {
         endpoint: impl Fn(Form) -> Option<Variable<'b>>,
     ) -> Vec<Value> {
         let mut found = Vec::new();
-        let mut destinations = Vec::new();
+        let mut destinations: Vec<(Vec<&str>, Value)> = Vec::new();
         for form in FORMS {
-            if let Some(endpoint) = endpoint(form) {
-                destinations.push((form, self.destination(form, &endpoint, &mut found)));
+            let Some(endpoint) = endpoint(form) else { continue };
+            let table = self.destination(form, &endpoint, &mut found);
+            // A signal's own endpoint is never that of another: a value is also where it was read.
+            match destinations.iter_mut().find(|(_, other)| *other == table) {
+                Some((signals, _)) => signals.push(form.signal),
+                None => destinations.push((vec![form.signal], table)),
             }
         }
-        // What is wrong with a general form is found for both signals.
+        // What is wrong with a general form is found for all signals.
         found.dedup_by(|a, b| a.to_string() == b.to_string());
         for problem in found {
             if !problems.iter().any(|known| known.to_string() == problem.to_string()) {
                 problems.push(problem);
             }
         }
-        if let [(_, metrics), (_, logs)] = &destinations[..]
-            && metrics == logs
-        {
-            destinations.truncate(1);
-        } else {
-            destinations.iter_mut().for_each(|(form, table)| only(form.signal, table));
+        if !matches!(&destinations[..], [(signals, _)] if signals.len() == FORMS.len()) {
+            destinations.iter_mut().for_each(|(signals, table)| only(signals, table));
         }
         destinations.into_iter().map(|(_, table)| table).collect()
     }
@@ -245,11 +248,11 @@ impl Variable<'_> {
     }
 }
 
-fn only(signal: &str, destination: &mut Value) {
+fn only(signals: &[&str], destination: &mut Value) {
     let origin = destination.origin().map(str::to_owned);
     if let ValueKind::Table(table) = &mut destination.kind {
-        let signals = Value::new(origin.as_ref(), vec![Value::new(origin.as_ref(), signal)]);
-        table.insert("signals".to_owned(), signals);
+        let signals: Vec<_> = signals.iter().map(|signal| Value::new(origin.as_ref(), *signal)).collect();
+        table.insert("signals".to_owned(), Value::new(origin.as_ref(), signals));
     }
 }
 

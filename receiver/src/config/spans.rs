@@ -15,6 +15,8 @@ pub struct Spans {
     pub sources: SpanSources,
     /// For how long after a request anomalies of its connection are its.
     pub max_age: Duration,
+    /// How many spans of anomalies a probe may make in a second; None: none are made.
+    pub anomaly_spans: Option<u32>,
 }
 
 /// The sources of spans.
@@ -31,6 +33,8 @@ pub struct Links {
     pub max_age: Duration,
     /// Which of them are shown with the counters.
     pub exemplars: ExemplarFilter,
+    /// How many of them may be shown as spans in a second; None: none are.
+    pub anomaly_spans: Option<u32>,
 }
 
 /// Which anomalies are shown with the counters that count them: OpenTelemetry's exemplar filter.
@@ -47,7 +51,11 @@ pub enum ExemplarFilter {
 impl Spans {
     /// What probes need to know; None while there is no source.
     pub(super) fn links(&self, exemplars: ExemplarFilter) -> Option<Links> {
-        self.sources.wire.then_some(Links { max_age: self.max_age, exemplars })
+        self.sources.wire.then_some(Links {
+            max_age: self.max_age,
+            exemplars,
+            anomaly_spans: self.anomaly_spans,
+        })
     }
 }
 
@@ -64,7 +72,19 @@ pub(super) fn read(r: &mut Reader<'_>) -> Spans {
             AGES,
             "how long after a request anomalies of its connection are linked to it",
         ),
+        anomaly_spans: r.section(
+            "anomaly_spans",
+            "anomalies as spans too, for backends that show traces alone",
+            anomaly_spans,
+        ),
     }
+}
+
+/// None unless they are wanted: a backend for traces keeps each of them whole.
+fn anomaly_spans(r: &mut Reader<'_>) -> Option<u32> {
+    let enabled = r.switch("enabled", false, "a child of each recorded span for each anomaly that hit it");
+    let rate = r.count("rate", 100, 1..=100_000, "at most so many a second, of each probe on the node");
+    enabled.then_some(rate)
 }
 
 /// What it costs stands in the documentation of the settings.

@@ -11,7 +11,7 @@ use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
 use super::Signal;
 use crate::account::Account;
 
-/// What became of the points or records of one signal. At every instant
+/// What became of the points, records or spans of one signal. At every instant
 /// `produced + recovered = delivered + queued + dropped` over all causes; what the server refused for good is one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
@@ -45,8 +45,8 @@ impl Terms {
 pub struct DestinationAccount {
     /// Where to, without secrets.
     pub name: String,
-    metrics: Mutex<Terms>,
-    logs: Mutex<Terms>,
+    /// By signal, in the order of `Signal::ALL`.
+    terms: [Mutex<Terms>; Signal::ALL.len()],
     capacity: AtomicU64,
     over_http: AtomicBool,
     error: ArcSwapOption<String>,
@@ -213,11 +213,7 @@ impl DestinationAccount {
 
     /// Held for an addition or a copy: whoever reads sees each item in one place, never in two or none.
     fn lock(&self, signal: Signal) -> MutexGuard<'_, Terms> {
-        let terms = match signal {
-            Signal::Metrics => &self.metrics,
-            Signal::Logs => &self.logs,
-        };
-        terms.lock().unwrap_or_else(PoisonError::into_inner)
+        self.terms[signal as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

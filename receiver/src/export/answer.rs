@@ -2,6 +2,7 @@
 
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
+    trace::v1::ExportTraceServiceResponse,
 };
 use prost::{Message, bytes::Bytes};
 
@@ -10,7 +11,7 @@ use super::Signal;
 /// What a server made of a request that it took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// Points or records that it refused for good.
+    /// Points, records or spans that it refused for good.
     pub rejected: u64,
     /// Why, or a warning.
     pub message: String,
@@ -40,6 +41,9 @@ fn partial_success(signal: Signal, body: Bytes) -> Result<(i64, String), prost::
         Signal::Logs => ExportLogsServiceResponse::decode(body)?
             .partial_success
             .map(|partial| (partial.rejected_log_records, partial.error_message)),
+        Signal::Traces => ExportTraceServiceResponse::decode(body)?
+            .partial_success
+            .map(|partial| (partial.rejected_spans, partial.error_message)),
     };
     Ok(partial.unwrap_or_default())
 }

@@ -50,7 +50,7 @@ pub(super) struct Disk {
     /// Nothing is written before.
     retry: Instant,
     /// The highest number that was taken to be sent, by signal.
-    taken: [i64; 2],
+    taken: [i64; Signal::ALL.len()],
     /// What is done with; it may still be in the file.
     done: Done,
     /// What was taken and is not done with, if it is in the file: signal, number, items.
@@ -74,7 +74,7 @@ impl Disk {
             opening: None,
             late: None,
             retry: Instant::now(),
-            taken: [0; 2],
+            taken: [0; Signal::ALL.len()],
             done: Done::default(),
             sending: None,
             last: 0,
@@ -284,8 +284,8 @@ impl Disk {
                 error!(destination, signal, items = lost, "missing in the queue on disk");
             }
         }
-        let [metrics, logs] = Signal::ALL.map(|signal| self.account.terms(signal).on_disk);
-        info!(destination, path = %self.settings.path.display(), metrics, logs, "queue on disk");
+        let [metrics, logs, traces] = Signal::ALL.map(|signal| self.account.terms(signal).on_disk);
+        info!(destination, path = %self.settings.path.display(), metrics, logs, traces, "queue on disk");
     }
 
     /// Goes on in memory for a while.

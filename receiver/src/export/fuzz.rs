@@ -26,7 +26,7 @@ pub(crate) const TARGETS: &[Target] = &[
 
 /// The body of an answer that takes the request, over both protocols.
 fn answer(bytes: &[u8]) {
-    for signal in [Signal::Metrics, Signal::Logs] {
+    for signal in Signal::ALL {
         let answer = Accepted::read(signal, Bytes::copy_from_slice(bytes));
         assert!(i64::try_from(answer.rejected).is_ok());
     }

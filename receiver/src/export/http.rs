@@ -34,8 +34,8 @@ const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf")
 #[derive(Clone)]
 pub(super) struct Transport {
     client: Client<Connector, Full<Bytes>>,
-    metrics: Uri,
-    logs: Uri,
+    /// By signal, in the order of `Signal::ALL`.
+    urls: [Uri; Signal::ALL.len()],
     headers: HeaderMap,
     compression: Compression,
 }
@@ -57,8 +57,8 @@ impl Transport {
             // Requests of one destination go one after the other.
             .pool_max_idle_per_host(1)
             .build(connector);
-        let [metrics, logs] = ["/v1/metrics", "/v1/logs"].map(|path| url(settings, path));
-        Self { client, metrics, logs, headers, compression: settings.compression }
+        let urls = Signal::ALL.map(|signal| url(settings, &format!("/v1/{}", signal.name())));
+        Self { client, urls, headers, compression: settings.compression }
     }
 
     /// Sends one request.
@@ -96,10 +96,7 @@ impl Transport {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_11;
-        *request.uri_mut() = match signal {
-            Signal::Metrics => self.metrics.clone(),
-            Signal::Logs => self.logs.clone(),
-        };
+        *request.uri_mut() = self.urls[signal as usize].clone();
         request.headers_mut().clone_from(&self.headers);
         Ok(request)
     }

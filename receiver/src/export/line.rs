@@ -1,5 +1,5 @@
 //! What waits at one destination: on disk where it is set and works, else in memory. It comes out in the order in which it
-//! went in, wherever it was, events first.
+//! went in, wherever it was, what is worth most first.
 
 use std::sync::Arc;
 
@@ -68,9 +68,9 @@ impl Line {
         }
     }
 
-    /// The next request. Events go first: they are few, and they are what an operator waits for.
+    /// The next request, of the signal that is worth most: events and spans are few.
     pub(super) async fn pop(&mut self) -> Option<Item> {
-        for signal in [Signal::Logs, Signal::Metrics] {
+        for signal in Signal::BY_WORTH.into_iter().rev() {
             let before = self.memory.first(signal).unwrap_or(i64::MAX);
             if let Some(disk) = &mut self.disk
                 && let Some(item) = disk.take(signal, before, &self.owners).await
@@ -96,7 +96,7 @@ impl Line {
     /// up. Returns the items that were given up.
     pub(super) async fn leave(&mut self, current: Item) -> u64 {
         let mut given_up = self.leave_one(current).await;
-        for signal in [Signal::Logs, Signal::Metrics] {
+        for signal in Signal::BY_WORTH.into_iter().rev() {
             while let Some(item) = self.memory.pop(signal) {
                 self.account.waited(signal, item.request.bytes.len());
                 given_up += self.leave_one(item).await;

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
 use tokio::sync::mpsc::Sender;
 
-use super::{Delivery, DestinationAccount, Payload, Signal};
+use super::{Delivery, DestinationAccount, Payload};
 use crate::{account::Account, config::Signals};
 
 /// Requests on their way to one destination's task. It takes them at once into its own queue, so this fills only
@@ -59,10 +59,7 @@ impl Outbox {
     pub fn send(&self, delivery: Delivery) {
         let signal = delivery.payload.signal();
         let items = delivery.payload.items();
-        let takes = |destination: &&Address| match signal {
-            Signal::Metrics => destination.signals.metrics,
-            Signal::Logs => destination.signals.logs,
-        };
+        let takes = |destination: &&Address| destination.signals.have(signal);
         let payload = Arc::new(delivery.payload);
         let mut account = delivery.account;
         for destination in self.destinations.iter().filter(takes) {

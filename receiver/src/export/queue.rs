@@ -1,6 +1,6 @@
 //! The queue of one destination in memory: bounded in bytes for each signal, the oldest goes when it is full.
 //!
-//! Metrics may go, for cumulative points supersede each other; logs are kept to the bound and what goes is
+//! Metrics may go, for cumulative points supersede each other; logs and spans are kept to the bound and what goes is
 //! counted.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -32,8 +32,8 @@ impl Item {
 
 /// Requests that wait, in order of arrival within a signal.
 pub(super) struct Queue {
-    metrics: Lane,
-    logs: Lane,
+    /// By signal, in the order of `Signal::ALL`.
+    lanes: [Lane; Signal::ALL.len()],
 }
 
 #[derive(Default)]
@@ -46,7 +46,7 @@ struct Lane {
 impl Queue {
     /// A queue of at most `limit` bytes for each signal.
     pub(super) fn new(limit: usize) -> Self {
-        Self { metrics: Lane { limit, ..Lane::default() }, logs: Lane { limit, ..Lane::default() } }
+        Self { lanes: Signal::ALL.map(|_| Lane { limit, ..Lane::default() }) }
     }
 
     /// Puts a request in line; returns those that had to go, the oldest first. A request larger than the whole
@@ -66,10 +66,7 @@ impl Queue {
     }
 
     fn lane(&mut self, signal: Signal) -> &mut Lane {
-        match signal {
-            Signal::Metrics => &mut self.metrics,
-            Signal::Logs => &mut self.logs,
-        }
+        &mut self.lanes[signal as usize]
     }
 }
 
@@ -118,7 +115,7 @@ mod tests {
             .map(|item| item.request.items)
             .collect();
         assert_eq!(order, [1, 4]);
-        assert_eq!(queue.metrics.bytes + queue.logs.bytes, 0);
+        assert!(queue.lanes.iter().all(|lane| lane.bytes == 0));
     }
 
     #[test]
@@ -126,6 +123,6 @@ mod tests {
         let mut queue = Queue::new(100);
         queue.push(item(Signal::Logs, 50, 1));
         assert_eq!(queue.push(item(Signal::Logs, 101, 2))[0].request.items, 2);
-        assert_eq!(queue.logs.bytes, 50);
+        assert_eq!(queue.lane(Signal::Logs).bytes, 50);
     }
 }

@@ -224,10 +224,10 @@ impl Sender {
     }
 
     fn report_left(&self) {
-        let left = [Signal::Metrics, Signal::Logs].map(|signal| self.inbox.account.terms(signal).on_disk);
-        if left != [0; 2] {
-            let [metrics, logs] = left;
-            info!(destination = self.inbox.account.name, metrics, logs, "left in the queue on disk");
+        let left = Signal::ALL.map(|signal| self.inbox.account.terms(signal).on_disk);
+        if left.iter().any(|items| *items > 0) {
+            let [metrics, logs, traces] = left;
+            info!(destination = self.inbox.account.name, metrics, logs, traces, "left in the queue on disk");
         }
     }
 

@@ -3,9 +3,13 @@
 //! What is too large is halved: by entity, then by metric, then by point. Nothing is copied but a resource.
 
 use opentelemetry_proto::tonic::{
-    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     logs::v1::{ResourceLogs, ScopeLogs},
     metrics::v1::{Metric, ResourceMetrics, ScopeMetrics, metric::Data},
+    trace::v1::{ResourceSpans, ScopeSpans},
 };
 use prost::{Message, bytes::Bytes};
 
@@ -15,12 +19,12 @@ use super::Payload;
 /// room for the frame.
 pub(super) const REQUEST_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
-/// One encoded request and how many points or records it holds.
+/// One encoded request and how many points, records or spans it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Encoded {
     /// The protobuf message.
     pub(super) bytes: Bytes,
-    /// Its points or records.
+    /// Its points, records or spans.
     pub(super) items: u64,
 }
 
@@ -31,6 +35,7 @@ pub(super) fn encode(payload: &Payload, limit: usize) -> (Vec<Encoded>, u64) {
     match payload {
         Payload::Metrics(metrics) => parts.whole_or_halved(&metrics.request),
         Payload::Logs(request) => parts.whole_or_halved(request),
+        Payload::Traces(request) => parts.whole_or_halved(request),
     }
     (parts.requests, parts.too_large)
 }
@@ -70,21 +75,16 @@ impl Parts {
     }
 }
 
-/// Points of a request.
-pub(super) fn points(request: &ExportMetricsServiceRequest) -> u64 {
-    request.items()
-}
-
-/// Records of a request.
-pub(super) fn records(request: &ExportLogsServiceRequest) -> u64 {
+/// Points, records or spans of a request.
+pub(super) fn items(request: &impl Halve) -> u64 {
     request.items()
 }
 
 /// A message that can be split in two that hold the same together.
-trait Halve: Sized {
+pub(super) trait Halve: Sized {
     /// Both halves; `None` when there is one item or none.
     fn halve(self) -> Option<(Self, Self)>;
-    /// Points or records in it.
+    /// Points, records or spans in it.
     fn items(&self) -> u64;
 }
 
@@ -204,6 +204,39 @@ impl Halve for ScopeLogs {
     }
     fn items(&self) -> u64 {
         self.log_records.len() as u64
+    }
+}
+
+impl Halve for ExportTraceServiceRequest {
+    fn halve(self) -> Option<(Self, Self)> {
+        halve_list(self.resource_spans, |resource_spans| Self { resource_spans })
+    }
+    fn items(&self) -> u64 {
+        total(&self.resource_spans)
+    }
+}
+
+impl Halve for ResourceSpans {
+    fn halve(mut self) -> Option<(Self, Self)> {
+        let list = std::mem::take(&mut self.scope_spans);
+        halve_list(list, |scope_spans| Self { scope_spans, ..self.clone() })
+    }
+    fn items(&self) -> u64 {
+        total(&self.scope_spans)
+    }
+}
+
+impl Halve for ScopeSpans {
+    fn halve(mut self) -> Option<(Self, Self)> {
+        if self.spans.len() < 2 {
+            return None;
+        }
+        let spans = self.spans.split_off(self.spans.len() / 2);
+        let rest = Self { spans, scope: self.scope.clone(), schema_url: self.schema_url.clone() };
+        Some((self, rest))
+    }
+    fn items(&self) -> u64 {
+        self.spans.len() as u64
     }
 }
 

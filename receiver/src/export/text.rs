@@ -54,7 +54,8 @@ impl Text {
                 }
             }
             Payload::Metrics(metrics) if self.metrics => self.report.add(&metrics.request),
-            Payload::Metrics(_) => {}
+            // A span says what its event has said.
+            Payload::Metrics(_) | Payload::Traces(_) => {}
         }
         self.out.flush()
     }
@@ -83,6 +84,7 @@ pub fn json_line(out: &mut dyn Write, payload: &Payload) -> io::Result<()> {
     let mut line = match payload {
         Payload::Metrics(metrics) => serde_json::to_vec(&metrics.request)?,
         Payload::Logs(request) => serde_json::to_vec(request)?,
+        Payload::Traces(request) => serde_json::to_vec(request)?,
     };
     line.push(b'\n');
     out.write_all(&line)?;

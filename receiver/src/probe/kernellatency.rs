@@ -170,6 +170,10 @@ impl What {
 impl Reading for Reader {
     type Record = passage_event;
 
+    fn lasted(&self, record: &passage_event) -> Duration {
+        Duration::from_nanos(record.duration)
+    }
+
     fn occurrence(&mut self, record: &passage_event, clock: &Clock) -> Occurrence {
         let direction = Direction::of(&record.key);
         let (interface, seconds) = (packet::interface(&record.interface), |ns: u64| ns as f64 / 1e9);

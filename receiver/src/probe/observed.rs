@@ -23,7 +23,7 @@ use crate::{
     config::{ExemplarFilter, ProbeSettings},
     pods::{Netns, Origin},
     round::Round,
-    spans::Link,
+    spans::{Hit, Link},
 };
 
 /// How the records of one program read.
@@ -37,6 +37,11 @@ pub(super) trait Reading: Send + 'static {
     /// The application's span that a record belongs to, for a probe that knows.
     fn link(&self, _record: &Self::Record) -> Option<Link> {
         None
+    }
+
+    /// How long what a record tells of lasted, to the record's time; zero for what has no length.
+    fn lasted(&self, _record: &Self::Record) -> Duration {
+        Duration::ZERO
     }
 
     /// What it cannot see without these hooks.
@@ -165,7 +170,8 @@ impl<R: Reading> Probe for Observed<R> {
     fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
         let record = self.ring.as_mut()?.take::<R::Record>()?;
         Some(record.map(|record| {
-            let link = self.reading.link(&record);
+            let lasted = self.reading.lasted(&record);
+            let link = self.reading.link(&record).map(|span| Hit { span, lasted });
             Occurrence { link, ..self.reading.occurrence(&record, clock) }
         }))
     }

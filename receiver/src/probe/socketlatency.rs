@@ -70,6 +70,10 @@ fn waits(
 impl Reading for SocketLatency {
     type Record = socket_wait_event;
 
+    fn lasted(&self, record: &socket_wait_event) -> Duration {
+        Duration::from_nanos(record.wait)
+    }
+
     fn occurrence(&mut self, record: &socket_wait_event, clock: &Clock) -> Occurrence {
         let (name, seconds) = (command(&record.command), record.wait as f64 / 1e9);
         let mut facts = attributes(&record.head.connection);

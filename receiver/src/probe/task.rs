@@ -18,8 +18,7 @@ use tracing::warn;
 
 pub use self::running::Running;
 use crate::{
-    account::Account,
-    batch::{Batch, Logs, Occurrence, Series},
+    batch::{Batch, Logs, Occurrence, Series, Traces},
     clock::Clock,
     config::ProbeSettings,
     export::{Delivery, Metrics, OutboxHandle, Payload},
@@ -215,19 +214,22 @@ impl Task {
     /// Reads what is in the ring and sends it.
     async fn drain(&mut self) {
         let Some(running) = self.probes.first_mut() else { return };
-        let account = Arc::clone(&running.account);
         loop {
             let clock = Clock::read();
             let occurrences = read(running, &clock);
             if occurrences.is_empty() {
                 return;
             }
-            let logs = attribute(&self.around.pods, &account, occurrences, Clock::read().now()).await;
-            if logs.is_empty() {
-                continue;
+            let (logs, traces) =
+                attribute(&self.around.pods, running, occurrences, Clock::read().now()).await;
+            let outbox = self.around.outbox.load();
+            if !logs.is_empty() {
+                let account = Some(Arc::clone(&running.account));
+                outbox.send(Delivery { payload: Payload::Logs(logs.finish()), account });
             }
-            let payload = Payload::Logs(logs.finish());
-            self.around.outbox.load().send(Delivery { payload, account: Some(Arc::clone(&account)) });
+            if let Some(request) = traces.finish() {
+                outbox.send(Delivery { payload: Payload::Traces(request), account: None });
+            }
         }
     }
 }
@@ -258,15 +260,24 @@ fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
 
 /// Gives each event its entity, and new entities a moment to get their names. Events of namespaces that the
 /// settings leave out are counted as that.
-async fn attribute(pods: &Pods, account: &Account, occurrences: Vec<Occurrence>, observed: u64) -> Logs {
-    let mut logs = Logs::default();
+async fn attribute(
+    pods: &Pods,
+    running: &mut Running,
+    occurrences: Vec<Occurrence>,
+    observed: u64,
+) -> (Logs, Traces) {
+    let (mut logs, mut traces) = (Logs::default(), Traces::default());
     for occurrence in occurrences {
-        match named(pods, &occurrence.origin).await {
-            Some(entity) => logs.add(&entity, observed, occurrence),
-            None => account.add_dropped(ProbeDropStage::Excluded, 1),
+        let Some(entity) = named(pods, &occurrence.origin).await else {
+            running.account.add_dropped(ProbeDropStage::Excluded, 1);
+            continue;
+        };
+        if let Some(hit) = running.shown_in(&occurrence) {
+            traces.add(&entity, &occurrence, &hit);
         }
+        logs.add(&entity, observed, occurrence);
     }
-    logs
+    (logs, traces)
 }
 
 /// The entity of an origin; while the container runtime may still tell its name, that is waited for.

@@ -103,6 +103,7 @@ fn probe_accounts(meter: &Meter, observed: &Observed) {
     kernel(&metric::PROBE_EVENTS_LOST, |account| account.kernel_terms().lost);
     kernel(&metric::PROBE_OVERFLOWS, |account| account.kernel_terms().overflow);
     kernel(&metric::PROBE_EVENTS_EXPORTED, Account::exported);
+    kernel(&metric::PROBE_SPANS_SUPPRESSED, Account::suppressed_spans);
     let dropped = each_probe(observed, |to: U64<'_>, account, probe| {
         has_events(account, || {
             for stage in ProbeDropStage::ALL {
@@ -227,7 +228,7 @@ impl Destinations {
     /// Takes over what the accounts say now.
     pub(super) fn read(&self) {
         let of = |account: &Arc<DestinationAccount>| {
-            [Signal::Metrics, Signal::Logs].map(|signal| Figures {
+            Signal::ALL.map(|signal| Figures {
                 name: account.name.clone(),
                 signal,
                 terms: account.terms(signal),
@@ -304,6 +305,7 @@ fn outcomes(meter: &Meter, destinations: &Destinations) {
     for (metric, signal) in [
         (&metric::OTEL_SDK_EXPORTER_METRIC_DATA_POINT_EXPORTED, Signal::Metrics),
         (&metric::OTEL_SDK_EXPORTER_LOG_EXPORTED, Signal::Logs),
+        (&metric::OTEL_SDK_EXPORTER_SPAN_EXPORTED, Signal::Traces),
     ] {
         let exported = destinations.each(move |to: U64<'_>, figures, [_, name]| {
             if figures.signal == signal {
@@ -322,6 +324,8 @@ fn component(figures: &Figures) -> OtelComponentType {
         (Signal::Metrics, true) => OtelComponentType::OtlpHttpMetricExporter,
         (Signal::Logs, false) => OtelComponentType::OtlpGrpcLogExporter,
         (Signal::Logs, true) => OtelComponentType::OtlpHttpLogExporter,
+        (Signal::Traces, false) => OtelComponentType::OtlpGrpcSpanExporter,
+        (Signal::Traces, true) => OtelComponentType::OtlpHttpSpanExporter,
     }
 }
 

@@ -71,8 +71,8 @@ fn standard(variables: &[(&str, &str)]) -> Vec<(String, Protocol, Signals, bool)
     settings.export.otlp.iter().map(short).collect()
 }
 
-const METRICS: Signals = Signals { metrics: true, logs: false };
-const LOGS: Signals = Signals { metrics: false, logs: true };
+const METRICS: Signals = Signals { metrics: true, logs: false, traces: false };
+const LOGS: Signals = Signals { metrics: false, logs: true, traces: false };
 
 #[test]
 fn the_standard_endpoint_of_one_signal_goes_before_the_general_one_and_is_its_whole_url() {
@@ -84,10 +84,13 @@ fn the_standard_endpoint_of_one_signal_goes_before_the_general_one_and_is_its_wh
     assert_eq!(standard(&[general, protocol]), [(url("http://otel:4318/base"), http, Signals::ALL, true)]);
     assert_eq!(
         standard(&[general, protocol, logs]),
-        [(url("http://otel:4318/base"), http, METRICS, true), (url("https://logs/in"), http, LOGS, false)]
+        [
+            (url("http://otel:4318/base"), http, Signals { logs: false, ..Signals::ALL }, true),
+            (url("https://logs/in"), http, LOGS, false)
+        ]
     );
     assert_eq!(standard(&[protocol, logs]), [(url("https://logs/in"), http, LOGS, false)]);
-    // The same for both is still the whole URL of each.
+    // The same for two is still the whole URL of each.
     let metrics = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://logs/in");
     assert_eq!(
         standard(&[protocol, logs, metrics]),
@@ -98,7 +101,10 @@ fn the_standard_endpoint_of_one_signal_goes_before_the_general_one_and_is_its_wh
     let grpc = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:1"), split[1]];
     assert_eq!(
         standard(&grpc),
-        [(url("http://otel:1/"), http, METRICS, true), (url("http://otel:1/"), Protocol::Grpc, LOGS, true)]
+        [
+            (url("http://otel:1/"), http, METRICS, true),
+            (url("http://otel:1/"), Protocol::Grpc, Signals { metrics: false, ..Signals::ALL }, true)
+        ]
     );
 }
 
@@ -134,8 +140,10 @@ fn every_standard_option_has_a_general_form_and_one_for_a_signal() {
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key),
     ]);
     let settings = settings.load(TWO).unwrap();
-    let [metrics, logs] = &settings.export.otlp[..] else { panic!("{settings:?}") };
+    let [metrics, logs, traces] = &settings.export.otlp[..] else { panic!("{settings:?}") };
     assert_eq!((metrics.signals, logs.signals), (METRICS, LOGS));
+    assert_eq!(traces.signals, Signals { traces: true, metrics: false, logs: false });
+    assert_eq!((traces.headers.get("a").is_some(), traces.timeout.as_secs()), (true, 1));
     assert_eq!((metrics.headers.get("a").is_some(), metrics.headers.len()), (true, 1));
     assert_eq!((logs.headers.get("b").is_some(), logs.headers.len()), (true, 1));
     assert_eq!((metrics.compression, logs.compression), (Compression::Zstd, Compression::Gzip));

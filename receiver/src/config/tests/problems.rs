@@ -197,7 +197,7 @@ fn an_endpoint_that_the_protocol_cannot_use_is_refused_with_the_reason() {
             .export
             .otlp[0]
             .signals,
-        Signals { metrics: false, logs: true }
+        Signals { metrics: false, logs: true, traces: false }
     );
 }
 
@@ -206,8 +206,14 @@ fn signals_are_a_list_of_known_ones_that_is_not_empty() {
     let signals = |text: &str| {
         problems_of_yaml(&format!("export: {{otlp: [{{endpoint: 'http://a:1', signals: {text}}}]}}"))
     };
-    assert_eq!(signals("[metrics, traces]"), ["export.otlp[0].signals[1] = traces: allowed: metrics, logs"]);
-    assert_eq!(signals("[]"), ["export.otlp[0].signals: names none, allowed: a list of metrics, logs"]);
+    assert_eq!(
+        signals("[metrics, profiles]"),
+        ["export.otlp[0].signals[1] = profiles: allowed: metrics, logs, traces"]
+    );
+    assert_eq!(
+        signals("[]"),
+        ["export.otlp[0].signals: names none, allowed: a list of metrics, logs, traces"]
+    );
 }
 
 #[test]

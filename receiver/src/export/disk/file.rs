@@ -18,14 +18,9 @@ const APPLICATION: i64 = 0x6a73_7175;
 const VERSION: i64 = 2;
 /// Bytes of the smallest database.
 const LEAST: u64 = 512;
-/// `held` says how much there is, so that what is missing after damage can be counted.
-const TABLES: &str = "
-CREATE TABLE metrics(number INTEGER PRIMARY KEY, time INTEGER NOT NULL, run INTEGER NOT NULL,
-    items INTEGER NOT NULL, probe TEXT NOT NULL, body BLOB NOT NULL) STRICT;
-CREATE TABLE logs(number INTEGER PRIMARY KEY, time INTEGER NOT NULL, run INTEGER NOT NULL,
-    items INTEGER NOT NULL, probe TEXT NOT NULL, body BLOB NOT NULL) STRICT;
-CREATE TABLE held(signal TEXT PRIMARY KEY, items INTEGER NOT NULL) STRICT;
-INSERT INTO held VALUES ('metrics', 0), ('logs', 0);";
+/// A signal's requests.
+const LANE: &str = "(number INTEGER PRIMARY KEY, time INTEGER NOT NULL, run INTEGER NOT NULL,
+    items INTEGER NOT NULL, probe TEXT NOT NULL, body BLOB NOT NULL) STRICT;";
 
 /// How the file is used. A commit is in the page cache and survives the process; after a loss of power the file is whole,
 /// and what came after the last checkpoint, at most `WAL_PAGES`, may be missing. No memory map: what cannot be read is an
@@ -63,12 +58,21 @@ pub(super) fn connect(path: &Path, aside: &mut Vec<(PathBuf, String)>) -> Result
     db.execute_batch(PRAGMAS)?;
     let change = Transaction::new(&mut db, TransactionBehavior::Immediate)?;
     if kind(&change)?.2 == 0 {
-        change.execute_batch(TABLES)?;
+        change.execute_batch(&all_tables())?;
         change.pragma_update(None, "application_id", APPLICATION)?;
         change.pragma_update(None, "user_version", VERSION)?;
     }
     change.commit()?;
     Ok(db)
+}
+
+/// `held` says how much there is, so that what is missing after damage can be counted.
+fn all_tables() -> String {
+    format!(
+        "CREATE TABLE metrics{LANE} CREATE TABLE logs{LANE} CREATE TABLE traces{LANE}
+        CREATE TABLE held(signal TEXT PRIMARY KEY, items INTEGER NOT NULL) STRICT;
+        INSERT INTO held VALUES ('metrics', 0), ('logs', 0), ('traces', 0);"
+    )
 }
 
 /// A connection that no other process can have beside it.

@@ -20,10 +20,10 @@ const NEW: &str = "queue.db.new";
 const ASIDE: &str = "queue.db.damaged";
 
 /// Makes the new file; where the damaged one is now, and what it said that it held, by signal.
-pub(super) fn mend(settings: &DiskQueue) -> Result<(PathBuf, [i64; 2]), StoreError> {
+pub(super) fn mend(settings: &DiskQueue) -> Result<(PathBuf, [i64; Signal::ALL.len()]), StoreError> {
     let [file, new, aside] = [FILE, NEW, ASIDE].map(|name| settings.path.join(name));
     remove_with_log(&new)?;
-    let mut expected = [0; 2];
+    let mut expected = [0; Signal::ALL.len()];
     // A file whose very beginning is not what it was gives nothing.
     if let Ok(damaged) = Store::connect(settings, FILE, &mut Vec::new()) {
         let mut whole = Store::connect(settings, NEW, &mut Vec::new())?;

@@ -28,7 +28,7 @@ pub(super) struct Row {
     pub(super) time: i64,
     /// Which process put it there.
     pub(super) run: i64,
-    /// Points or records in it.
+    /// Points, records or spans in it.
     pub(super) items: i64,
     /// Whose records they are; empty for nobody's.
     pub(super) probe: String,
@@ -51,9 +51,9 @@ pub(super) struct Gone {
 pub(super) struct Lane {
     /// The highest number.
     pub(super) last: i64,
-    /// Points or records that are there.
+    /// Points, records or spans that are there.
     pub(super) items: i64,
-    /// Points or records that should be there too.
+    /// Points, records or spans that should be there too.
     pub(super) missing: i64,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Lane {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Done {
     /// All up to these numbers, by signal.
-    pub(super) up_to: [i64; 2],
+    pub(super) up_to: [i64; Signal::ALL.len()],
     /// One more, that went elsewhere although it may have come here.
     pub(super) besides: Option<(Signal, i64)>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Done {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     /// The highest number that was taken, by signal.
-    pub(super) taken: [i64; 2],
+    pub(super) taken: [i64; Signal::ALL.len()],
     /// What came before this time is given up, in seconds since the epoch.
     pub(super) oldest: i64,
 }
@@ -150,20 +150,19 @@ pub(super) fn hold(change: &Transaction<'_>, signal: Signal, items: i64) -> Resu
     Ok(())
 }
 
-/// Takes out the oldest request, of the metrics first: later points supersede them. Metrics never push out logs.
+/// Takes out the oldest request of what is worth least. Nothing pushes out what is worth more than itself.
 pub(super) fn evict(
     change: &Transaction<'_>,
     signal: Signal,
     limits: Limits,
 ) -> Result<Option<Gone>, StoreError> {
-    let metrics = take_oldest(change, Signal::Metrics, limits, i64::MAX, ExporterDropCause::QueueFull)?;
-    match (metrics, signal) {
-        (Some(gone), _) => Ok(Some(gone)),
-        (None, Signal::Metrics) => Ok(None),
-        (None, Signal::Logs) => {
-            take_oldest(change, Signal::Logs, limits, i64::MAX, ExporterDropCause::QueueFull)
+    for other in Signal::BY_WORTH {
+        let gone = take_oldest(change, other, limits, i64::MAX, ExporterDropCause::QueueFull)?;
+        if gone.is_some() || other == signal {
+            return Ok(gone);
         }
     }
+    Ok(None)
 }
 
 pub(super) fn any_expired(db: &Connection, limits: Limits) -> Result<bool, StoreError> {

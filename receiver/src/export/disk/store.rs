@@ -25,7 +25,7 @@ const SHRINK_PAGES: i64 = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// By signal, in the order of `Signal::ALL`.
-    pub(super) lanes: [Lane; 2],
+    pub(super) lanes: [Lane; Signal::ALL.len()],
     /// Where a file was put that could not be used as it was, and why.
     pub(super) aside: Vec<(PathBuf, String)>,
 }
@@ -79,8 +79,8 @@ impl Store {
     }
 
     /// Counts what is there. Nothing is written where nothing is to be put right: a full disk can be read.
-    fn survey(&mut self, done: Done) -> Result<[Lane; 2], StoreError> {
-        let mut lanes = [Lane::default(); 2];
+    fn survey(&mut self, done: Done) -> Result<[Lane; Signal::ALL.len()], StoreError> {
+        let mut lanes = [Lane::default(); Signal::ALL.len()];
         let besides = done.besides.map(|(signal, number)| (signal, number, number));
         let up_to = Signal::ALL.into_iter().zip(done.up_to).map(|(signal, number)| (signal, 1, number));
         for (signal, from, to) in up_to.chain(besides) {

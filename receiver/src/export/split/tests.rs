@@ -5,11 +5,12 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint,
     NumberDataPoint, Sum, Summary, SummaryDataPoint,
 };
+use opentelemetry_proto::tonic::trace::v1::Span;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// Entities, each with scopes, each with metrics or records: of a kind and with so many points, or of a size.
+/// Entities, each with scopes, each with metrics, records or spans: of a kind and with so many points, or of a size.
 type Shape = Vec<Vec<Vec<(u8, u16)>>>;
 
 /// More than any single point or record of a shape takes with all that it stands in.
@@ -35,6 +36,15 @@ proptest! {
         let (parts, too_large) = encode(&payload, limit);
         let decode = |part: &Encoded| ExportLogsServiceRequest::decode(part.bytes.clone()).unwrap();
         let together: Vec<_> = parts.iter().flat_map(|part| flat(&Payload::Logs(decode(part)))).collect();
+        check(&payload, &parts, too_large, limit, &together)?;
+    }
+
+    #[test]
+    fn spans_are_all_there_once_in_order_and_within_the_limit(shape in shapes(), limit in ROOM..4 * ROOM) {
+        let payload = traces(&shape);
+        let (parts, too_large) = encode(&payload, limit);
+        let decode = |part: &Encoded| ExportTraceServiceRequest::decode(part.bytes.clone()).unwrap();
+        let together: Vec<_> = parts.iter().flat_map(|part| flat(&Payload::Traces(decode(part)))).collect();
         check(&payload, &parts, too_large, limit, &together)?;
     }
 }
@@ -109,6 +119,28 @@ fn logs(shape: &Shape) -> Payload {
     Payload::Logs(ExportLogsServiceRequest { resource_logs })
 }
 
+/// Spans numbered in order by their beginnings, of all sizes.
+fn traces(shape: &Shape) -> Payload {
+    let mut numbers = 0..;
+    let mut span = |(size, _): &(u8, u16)| Span {
+        start_time_unix_nano: numbers.next().unwrap_or_default(),
+        name: "x".repeat((*size).into()),
+        ..Span::default()
+    };
+    let mut scope = |spans: &Vec<(u8, u16)>| ScopeSpans {
+        spans: spans.iter().map(&mut span).collect(),
+        schema_url: format!("scope of {}", spans.len()),
+        ..ScopeSpans::default()
+    };
+    let mut resource = |scopes: &Vec<Vec<(u8, u16)>>| ResourceSpans {
+        scope_spans: scopes.iter().map(&mut scope).collect(),
+        schema_url: format!("resource of {}", scopes.len()),
+        ..ResourceSpans::default()
+    };
+    let resource_spans = shape.iter().map(&mut resource).collect();
+    Payload::Traces(ExportTraceServiceRequest { resource_spans })
+}
+
 /// Points of one of the five kinds with these numbers.
 fn data(kind: u8, numbers: Vec<u64>) -> Data {
     macro_rules! points {
@@ -133,7 +165,7 @@ fn data(kind: u8, numbers: Vec<u64>) -> Data {
     }
 }
 
-/// Each point or record with all that it stands in, as text: everything but how a request is divided.
+/// Each point, record or span with all that it stands in, as text: everything but how a request is divided.
 fn flat(payload: &Payload) -> Vec<String> {
     let mut flat = Vec::new();
     match payload {
@@ -153,6 +185,14 @@ fn flat(payload: &Payload) -> Vec<String> {
                 for scope in &of.scope_logs {
                     let around = (&of.schema_url, &scope.schema_url);
                     flat.extend(scope.log_records.iter().map(|record| format!("{around:?} {record:?}")));
+                }
+            }
+        }
+        Payload::Traces(request) => {
+            for of in &request.resource_spans {
+                for scope in &of.scope_spans {
+                    let around = (&of.schema_url, &scope.schema_url);
+                    flat.extend(scope.spans.iter().map(|span| format!("{around:?} {span:?}")));
                 }
             }
         }

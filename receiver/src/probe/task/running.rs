@@ -12,12 +12,13 @@ use tracing::warn;
 
 use crate::{
     account::{Account, KernelAccount, State},
-    batch::{Batch, Occurrence},
+    batch::{Batch, Occurrence, SpanLimit},
     clock::Clock,
     config::ProbeSettings,
     pods::Snapshot,
     probe::{CollectError, Probe},
     round::Round,
+    spans::Hit,
 };
 
 /// Time between the first collection and the second, so that rates are there soon after the start.
@@ -32,6 +33,8 @@ pub struct Running {
     every: Duration,
     pub(super) next: Instant,
     collections: u32,
+    /// How many spans of anomalies it may make; None: none is wanted.
+    spans: Option<SpanLimit>,
     /// Whether it panicked: nothing more is asked of it.
     broken: bool,
 }
@@ -46,7 +49,16 @@ impl Running {
     ) -> Self {
         let base = account.kernel_terms();
         account.state.store(Arc::new(State::Running(probe.limitation())));
-        Self { probe, account, base, every: settings.interval, next: first, collections: 0, broken: false }
+        Self {
+            probe,
+            account,
+            base,
+            every: settings.interval,
+            next: first,
+            collections: 0,
+            spans: span_limit(settings),
+            broken: false,
+        }
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -82,6 +94,7 @@ impl Running {
     /// Takes over settings that changed.
     pub(super) fn reconfigure(&mut self, settings: &ProbeSettings) {
         self.every = settings.interval;
+        self.spans = span_limit(settings);
         self.next = self.next.min(Instant::now() + self.every);
         if let Some(result) = self.guarded(|probe| probe.reconfigure(settings)) {
             self.tell(result);
@@ -94,6 +107,17 @@ impl Running {
 
     pub(super) fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
         self.guarded(|probe| probe.next_event(clock)).flatten()
+    }
+
+    /// The span that an event is to be shown in: one that is recorded, while there are not too many.
+    pub(super) fn shown_in(&mut self, occurrence: &Occurrence) -> Option<Hit> {
+        let limit = self.spans.as_mut()?;
+        let hit = occurrence.link.filter(|hit| hit.span.is_sampled())?;
+        if limit.take(std::time::Instant::now()) {
+            return Some(hit);
+        }
+        self.account.suppress_span();
+        None
     }
 
     pub(super) fn detach(&mut self) {
@@ -126,4 +150,9 @@ impl Running {
             self.account.state.store(Arc::new(state));
         }
     }
+}
+
+fn span_limit(settings: &ProbeSettings) -> Option<SpanLimit> {
+    let rate = settings.links?.anomaly_spans?;
+    Some(SpanLimit::new(rate, std::time::Instant::now()))
 }

@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::*;
 use crate::{
-    account::State,
+    account::{Account, State},
     config::{self, Sources},
     export::{Destination, Exporters, Sink},
     pods::{self, CriSetting, Roots},

@@ -80,7 +80,7 @@ fn numbers(rows: &[Row]) -> Vec<i64> {
 fn what_was_put_in_comes_out_in_order_also_after_the_file_was_closed() {
     let place = Place::new(16 << 20);
     let (mut store, found) = place.open();
-    assert_eq!((found.lanes, found.aside.len()), ([Lane::default(); 2], 0));
+    assert_eq!((found.lanes, found.aside.len()), ([Lane::default(); Signal::ALL.len()], 0));
     let logs: Vec<Row> = (1..=50).map(|number| row(Signal::Logs, number, &[1, 2, 3])).collect();
     let metrics = row(Signal::Metrics, 9, &Random(1).bytes(2_000_000));
     for row in logs.iter().chain([&metrics]) {
@@ -99,13 +99,13 @@ fn what_was_put_in_comes_out_in_order_also_after_the_file_was_closed() {
     // What could not be removed in time is gone before anything is counted.
     drop(store);
     let (store, found) =
-        Store::open(&place.settings, Done { up_to: [9, 30], besides: Some((Signal::Logs, 40)) }).unwrap();
+        Store::open(&place.settings, Done { up_to: [9, 30, 0], besides: Some((Signal::Logs, 40)) }).unwrap();
     assert_eq!(found.lanes[Signal::Metrics as usize], Lane::default());
     assert_eq!(rows(&store, Signal::Logs), [&logs[30..39], &logs[40..]].concat());
 }
 
 #[test]
-fn metrics_make_room_for_others_oldest_first_and_logs_only_for_logs() {
+fn what_is_worth_less_makes_room_oldest_first_and_logs_only_for_logs() {
     let place = Place::new(1 << 20);
     let (mut store, _) = place.open();
     let mut random = Random(2);
@@ -117,7 +117,7 @@ fn metrics_make_room_for_others_oldest_first_and_logs_only_for_logs() {
     };
     let mut gone = Vec::new();
     for number in 1..=20 {
-        gone.extend(put(&mut store, Signal::Metrics, number, [0; 2]));
+        gone.extend(put(&mut store, Signal::Metrics, number, [0; Signal::ALL.len()]));
     }
     let kept = numbers(&rows(&store, Signal::Metrics));
     assert!(kept.len() >= 8 && kept.iter().copied().eq(20 - kept.len() as i64 + 1..=20), "{kept:?}");
@@ -126,15 +126,18 @@ fn metrics_make_room_for_others_oldest_first_and_logs_only_for_logs() {
     // The first of them is being sent and stays.
     let mut gone = Vec::new();
     for number in 1..=20 {
-        gone.extend(put(&mut store, Signal::Logs, number, [kept[0], 0]));
+        gone.extend(put(&mut store, Signal::Logs, number, [kept[0], 0, 0]));
     }
     let metrics = gone.iter().filter(|gone| gone.signal == Signal::Metrics).count();
     assert_eq!(metrics, kept.len() - 1);
     assert_eq!(numbers(&rows(&store, Signal::Metrics)), [kept[0]]);
+    // Spans make room for logs too, and take none of theirs.
+    let gone = put(&mut store, Signal::Traces, 99, [kept[0], 0, 0]);
+    assert_eq!((gone.len(), gone[0].signal), (1, Signal::Traces));
     let logs = numbers(&rows(&store, Signal::Logs));
     assert!(logs.iter().copied().eq(20 - logs.len() as i64 + 1..=20), "{logs:?}");
     // Metrics for which there is no room go themselves, as does what is larger than all.
-    let gone = put(&mut store, Signal::Metrics, 99, [kept[0], 0]);
+    let gone = put(&mut store, Signal::Metrics, 99, [kept[0], 0, 0]);
     assert_eq!((gone.len(), gone[0].signal, gone[0].items), (1, Signal::Metrics, 5));
     let huge = row(Signal::Logs, 100, &random.bytes(2 << 20));
     assert_eq!(store.append(&huge, Limits::default()).unwrap()[0].items, huge.items);
@@ -167,14 +170,14 @@ fn what_has_waited_too_long_is_given_up_but_not_what_is_being_sent() {
             store.append(&row(signal, number, &[0; 10]), Limits::default()).unwrap();
         }
     }
-    let gone = store.expire(Limits { taken: [0, 2], oldest: 6 }).unwrap();
+    let gone = store.expire(Limits { taken: [0, 2, 0], oldest: 6 }).unwrap();
     let of = |signal| gone.iter().filter(|gone| gone.signal == signal).count();
     assert_eq!((of(Signal::Metrics), of(Signal::Logs)), (5, 3));
     assert!(gone.iter().all(|gone| gone.cause == ExporterDropCause::Expired));
     assert_eq!(numbers(&rows(&store, Signal::Metrics)), [6, 7, 8, 9, 10]);
     assert_eq!(numbers(&rows(&store, Signal::Logs)), [1, 2, 6, 7, 8, 9, 10]);
-    let gone = store.append(&row(Signal::Logs, 11, &[]), Limits { taken: [0, 2], oldest: 8 }).unwrap();
-    assert_eq!(gone.len(), 4);
+    let gone = store.append(&row(Signal::Logs, 11, &[]), Limits { taken: [0, 2, 0], oldest: 8 }).unwrap();
+    assert_eq!(gone.len(), 6);
 }
 
 #[test]
@@ -187,7 +190,7 @@ fn a_file_of_another_version_or_of_another_program_is_put_aside_as_it_is() {
         change(statement);
         let before = fs::read(place.file()).unwrap();
         let (mut store, found) = place.open();
-        assert_eq!(found.lanes, [Lane::default(); 2]);
+        assert_eq!(found.lanes, [Lane::default(); Signal::ALL.len()]);
         let (file, why) = &found.aside[0];
         assert!(why.starts_with("is no queue of version 2: "), "{why}");
         assert_eq!(fs::read(file).unwrap(), before);
@@ -213,7 +216,7 @@ fn a_file_that_was_never_one_is_put_aside() {
     drop(place.open());
     fs::write(place.file(), Random(4).bytes(50_000)).unwrap();
     let (mut store, found) = place.open();
-    assert_eq!(found.lanes, [Lane::default(); 2]);
+    assert_eq!(found.lanes, [Lane::default(); Signal::ALL.len()]);
     assert!(found.aside[0].0.ends_with("queue.db.damaged"), "{found:?}");
     store.append(&row(Signal::Logs, 1, &[1]), Limits::default()).unwrap();
     assert_eq!(numbers(&rows(&store, Signal::Logs)), [1]);
@@ -221,7 +224,7 @@ fn a_file_that_was_never_one_is_put_aside() {
     drop(store);
     fs::write(place.file(), []).unwrap();
     let (_, found) = place.open();
-    assert_eq!((found.lanes, found.aside.len()), ([Lane::default(); 2], 0));
+    assert_eq!((found.lanes, found.aside.len()), ([Lane::default(); Signal::ALL.len()], 0));
 }
 
 /// Counting them is all that takes time.
