@@ -52,10 +52,13 @@ struct bpf_raw_tracepoint_args {
 #define TCP_ESTABLISHED	 1
 #define TCP_SYN_SENT	 2
 #define TCP_SYN_RECV	 3
+#define TCP_FIN_WAIT1	 4
 #define TCP_TIME_WAIT	 6
 #define TCP_CLOSE	 7
 #define TCP_CLOSE_WAIT	 8
+#define TCP_LAST_ACK	 9
 #define TCP_LISTEN	 10
+#define TCP_CLOSING	 11
 #define TCP_NEW_SYN_RECV 12
 #define ETH_P_IP	 0x0800
 #define ETH_P_IPV6	 0x86DD

@@ -51,11 +51,20 @@ static __always_inline int is_kept_for(const struct span_context *c, struct sock
 	return !c->cookie || c->cookie == (u64)BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 }
 
+/* Where what was written ends. That nothing more comes takes a position too, and is part of no answer. */
+static __always_inline u32 written(struct tcp_sock *tp)
+{
+	u8 state = BPF_CORE_READ((struct sock *)tp, __sk_common.skc_state);
+	int finishing = state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK;
+
+	return BPF_CORE_READ(tp, write_seq) - finishing;
+}
+
 static __always_inline int is_answered(const struct span_context *c, struct tcp_sock *tp)
 {
 	if (c->link.role == SPAN_ROLE_CLIENT)
 		return is_before(c->answer, BPF_CORE_READ(tp, rcv_nxt));
-	return is_before(c->answer, BPF_CORE_READ(tp, write_seq));
+	return is_before(c->answer, written(tp));
 }
 
 /* Who asks never learns where an answer ends; who answers knows what of it has not arrived yet. */
@@ -66,7 +75,7 @@ static __always_inline int is_under_way(const struct span_context *c, struct tcp
 	if (c->link.role != SPAN_ROLE_SERVER)
 		return 0;
 	return is_before(BPF_CORE_READ(tp, snd_una),
-			 c->extent == EXTENT_CLOSED ? c->answer_end : BPF_CORE_READ(tp, write_seq));
+			 c->extent == EXTENT_CLOSED ? c->answer_end : written(tp));
 }
 
 /* Something of the side that asks. */
