@@ -41,6 +41,35 @@ need_jaeger() {
 	provide "Jaeger $JAEGER_VERSION" "jaeger-$JAEGER_VERSION/jaeger" go_build jaeger github.com/jaegertracing/jaeger/cmd/jaeger jaeger
 }
 
+# need_app HOME SOURCE BUILD [ARGUMENT...]: an application of apps/, which is its sources' own: changed ones are built anew.
+need_app() {
+	local home=$1 source=$2 build=$3
+	shift 3
+	if is_root && ! diff -qr "$here/apps/$source" "$cache/$home/source" >/dev/null 2>&1; then
+		rm -rf "${cache:?}/$home"
+	fi
+	provide "the shop of the tests in $source" "$home/source" build_app "$source" "$build" "$@"
+}
+
+build_app() {
+	local home=$1 source=$2 build=$3
+	shift 3
+	"$build" "$home" "$@"
+	cp -r "$here/apps/$source" "$home/source"
+}
+
+need_shop() {
+	local python=shop-python-$SHOP_PYTHON_VERSION
+	need_app "shop-$SHOP_VERSION" go build_shop
+	need_app "$python" python build_python "$cache/$python" --no-deps -r "$here/apps/python/requirements.txt"
+}
+
+build_shop() {
+	local home=$1
+	go_environment
+	go build -C "$here/apps/go" -mod=readonly -trimpath -ldflags '-s -w' -o "$home/shop" .
+}
+
 # The Collector is the manifest's own: a changed manifest is built anew.
 need_collector() {
 	local home=collector-$COLLECTOR_VERSION
@@ -79,11 +108,12 @@ need_python() {
 	provide "$1 $2" "$home/bin/$3" build_python "$cache/$home" "$1==$2"
 }
 
-# build_python HOME FINAL PACKAGE: scripts name their interpreter by its path, so they are rewritten to where HOME will be.
+# build_python HOME FINAL PACKAGE...: scripts name their interpreter by its path, so they are rewritten to where HOME will be.
 build_python() {
-	local home=$1 final=$2 package=$3
+	local home=$1 final=$2
+	shift 2
 	/usr/bin/python3 -m venv "$home"
-	"$home/bin/pip" install --quiet "$package"
+	"$home/bin/pip" install --quiet "$@"
 	grep -rlIZ "$home" "$home/bin" "$home/pyvenv.cfg" | xargs -0 sed -i "s|$home|$final|g"
 }
 

@@ -48,6 +48,21 @@ impl Collector {
         Self::start_with("forward.yaml", arguments.collect(), variables)
     }
 
+    /// Starts one that passes spans on to `traces` (gRPC, host and port), metrics and logs to these URLs of OTLP over HTTP.
+    ///
+    /// # Errors
+    /// It does not listen in time.
+    pub fn links(traces: &str, metrics: &str, logs: &str) -> Result<Option<Self>> {
+        let set = |variable: &'static str, value: &str| (variable, value.to_owned());
+        let variables = vec![
+            set("TRACES_ENDPOINT", traces),
+            set("TRACES_INSECURE", "true"),
+            set("METRICS_ENDPOINT", metrics),
+            set("LOGS_ENDPOINT", logs),
+        ];
+        Self::start_with("links.yaml", Vec::new(), variables)
+    }
+
     fn start_with(
         configuration: &'static str,
         arguments: Vec<String>,
@@ -114,6 +129,12 @@ impl Collector {
     #[must_use]
     pub fn http_endpoint(&self) -> String {
         format!("http://{}", self.http_address)
+    }
+
+    /// Where OTLP over HTTP listens, host and port.
+    #[must_use]
+    pub fn http_address(&self) -> &str {
+        &self.http_address
     }
 
     /// Its log so far.

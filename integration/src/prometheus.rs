@@ -1,16 +1,14 @@
 //! A real Prometheus with `otel-config/prometheus.yml`: what it was sent is queried.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::network::free_addresses;
-use crate::{poll, tools};
+use crate::{poll, tools, web};
 
 /// A running Prometheus. Dropping it kills it.
 #[derive(Debug)]
@@ -47,7 +45,7 @@ impl Prometheus {
             .spawn()
             .context("cannot start Prometheus")?;
         let prometheus = Self { process, address, _directory: directory };
-        let is_ready = || prometheus.request("GET", "/-/ready", "").is_ok_and(|ready| ready.0).then_some(());
+        let is_ready = || web::get(&prometheus.address, "/-/ready").ok();
         poll::until("Prometheus is ready", is_ready)
             .with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
         Ok(Some(prometheus))
@@ -59,36 +57,44 @@ impl Prometheus {
         format!("http://{}/api/v1/otlp", self.address)
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The exemplars of all series that a selector takes, of the last hour: name and labels of the series, and the exemplar
+    /// with its labels, its value and its time.
+    ///
+    /// # Errors
+    /// It is refused; what Prometheus says is in the message.
+    pub fn exemplars(&self, selector: &str) -> Result<Vec<(Value, Value)>> {
+        let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
+        let query = format!("query={}&start={}&end={}", encoded(selector), now - 3600, now + 60);
+        let answer = web::post_form(&self.address, "/api/v1/query_exemplars", &query)?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        let series = answer.pointer("/data").and_then(Value::as_array).cloned().unwrap_or_default();
+        let of = |series: Value| {
+            let exemplars = series["exemplars"].as_array().cloned().unwrap_or_default();
+            exemplars.into_iter().map(move |exemplar| (series["seriesLabels"].clone(), exemplar))
+        };
+        Ok(series.into_iter().flat_map(of).collect())
+    }
+
     /// Evaluates a query at a time in seconds since the epoch.
     ///
     /// # Errors
     /// It is refused; what Prometheus says is in the message.
     pub fn query(&self, query: &str, seconds: f64) -> Result<Vec<Sample>> {
         let body = format!("query={}&time={seconds}", encoded(query));
-        let (taken, answer) = self.request("POST", "/api/v1/query", &body)?;
-        ensure!(taken, "{query}: {answer}");
+        let answer =
+            web::post_form(&self.address, "/api/v1/query", &body).with_context(|| query.to_owned())?;
         let answer: Value = serde_json::from_str(&answer)?;
         let samples = answer.pointer("/data/result").and_then(Value::as_array).context("no vector")?;
         let sample = |sample: &Value| {
             Some((sample.get("metric")?.clone(), sample.pointer("/value/1")?.as_str()?.parse().ok()?))
         };
         samples.iter().map(|one| sample(one).with_context(|| format!("no number: {one}"))).collect()
-    }
-
-    /// Whether the answer is a success, and its body.
-    fn request(&self, method: &str, path: &str, body: &str) -> Result<(bool, String)> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        write!(
-            stream,
-            "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            self.address,
-            body.len()
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        Ok((head.split(' ').nth(1) == Some("200"), body.to_owned()))
     }
 }
 

@@ -35,6 +35,9 @@ fn the_built_collector_takes_every_configuration() {
             .args(["validate", "--config"])
             .arg(&file)
             .env("BACKEND_ENDPOINT", "127.0.0.1:4317")
+            .env("TRACES_ENDPOINT", "127.0.0.1:4317")
+            .env("METRICS_ENDPOINT", "http://127.0.0.1:9090/api/v1/otlp")
+            .env("LOGS_ENDPOINT", "http://127.0.0.1:3100/otlp")
             .env("K8S_NODE_NAME", "node");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));

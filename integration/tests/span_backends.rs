@@ -1,0 +1,100 @@
+//! Links as people follow them: from a log record or an exemplar in a real Prometheus to the trace in a real Jaeger, in
+//! which the anomaly is a child of the span that it hit. All of it through one Collector with `otel-config/links.yaml`.
+#![expect(clippy::print_stdout, reason = "the figures of a run")]
+
+use std::collections::HashSet;
+
+use jitterscope_integration::collector::Collector;
+use jitterscope_integration::jaeger::Jaeger;
+use jitterscope_integration::join::role_of;
+use jitterscope_integration::network::{Family, Network};
+use jitterscope_integration::prometheus::Prometheus;
+use jitterscope_integration::receiver::Receiver;
+use jitterscope_integration::shop::{self, Language, Load};
+use jitterscope_integration::telemetry::{Record, Telemetry};
+use jitterscope_integration::{poll, requirements};
+use jitterscope_semconv::event;
+
+const LOAD: Load = Load { connections: 16, rate: 100, seconds: 5, every: 20 };
+
+/// The network's records that are linked to spans.
+fn linked(told: &Telemetry, network: &Network) -> Vec<Record> {
+    let is_ours = |record: &Record| role_of(&record.resource, network).is_some();
+    told.records().filter(|record| !record.trace.is_empty() && is_ours(record)).collect()
+}
+
+#[test]
+fn a_record_and_an_exemplar_lead_to_the_trace_in_which_the_anomaly_is_a_child_of_what_it_hit() {
+    if !requirements::met(&["ip", "nft"]) || !Language::Go.is_there() {
+        return;
+    }
+    let (Some(jaeger), Some(prometheus)) = (Jaeger::start().unwrap(), Prometheus::start().unwrap()) else {
+        return;
+    };
+    let Some(logs) = Collector::start().unwrap() else { return };
+    let links = Collector::links(jaeger.address(), &prometheus.endpoint(), &logs.http_endpoint()).unwrap();
+    let links = links.unwrap();
+    let network = Network::new().unwrap();
+    shop::relay(&network, links.http_address()).unwrap();
+    shop::inject(&network).unwrap();
+    let endpoint = links.endpoint();
+    let arguments = [
+        "--endpoint",
+        &endpoint,
+        "--set",
+        "interval=200ms",
+        "--set",
+        "spans.sources.wire=true",
+        "--set",
+        "spans.anomaly_spans.enabled=true",
+    ];
+    let mut receiver = Receiver::start(&arguments).unwrap();
+    for family in Family::BOTH {
+        let mut server = shop::serve(Language::Go, &network, family).unwrap();
+        shop::ask(Language::Go, &network, family, LOAD).unwrap().wait().unwrap();
+        server.stop().unwrap();
+    }
+    receiver.stop().unwrap();
+
+    let records = poll::until("records of all kinds", || {
+        let records = linked(&logs.received().unwrap(), &network);
+        let kinds: HashSet<_> = records.iter().map(|record| record.event.clone()).collect();
+        (kinds.len() == 3).then_some(records)
+    })
+    .unwrap();
+    for record in &records {
+        let spans = || {
+            let spans = jaeger.spans(&record.trace).ok()?;
+            let hit = spans.iter().any(|span| span.id == record.span && span.name != record.event);
+            let anomaly = spans.iter().any(|span| span.parent == record.span && span.name == record.event);
+            (hit && anomaly).then_some(())
+        };
+        poll::until("the span and its anomaly", spans).unwrap_or_else(|error| panic!("{error}: {record:?}"));
+    }
+    let lost: HashSet<_> = records
+        .iter()
+        .filter(|record| record.event == event::PACKET_DROPPED.name)
+        .map(|record| (record.trace.as_str(), record.span.as_str()))
+        .collect();
+    let drops = format!(
+        "{{__name__=~\"jitterscope_packet_drops.*\",jitterscope_netns_name=~\"{}|{}\"}}",
+        network.a.name(),
+        network.b.name()
+    );
+    let of_drops = || {
+        let found = prometheus.exemplars(&drops).ok()?;
+        let text = |exemplar: &serde_json::Value, label: &str| {
+            exemplar["labels"][label].as_str().unwrap_or_default().to_owned()
+        };
+        let of =
+            |(_, exemplar): &(_, serde_json::Value)| (text(exemplar, "trace_id"), text(exemplar, "span_id"));
+        let known = found.iter().filter(|one| {
+            let (trace, span) = of(one);
+            lost.contains(&(trace.as_str(), span.as_str()))
+        });
+        assert!(found.iter().all(|(_, exemplar)| exemplar["value"] == "1"), "{found:?}");
+        Some(known.count()).filter(|known| *known > 0 && *known == found.len())
+    };
+    let exemplars = poll::until("exemplars of lost requests", of_drops).unwrap();
+    println!("{} records lead to their spans, {exemplars} exemplars to theirs", records.len());
+}
