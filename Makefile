@@ -14,7 +14,10 @@ BENCH_SECONDS ?= 120
 # Seconds that `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test bench vm soak fuzz lint
+# Seconds that `make demo` runs for; if empty, until Ctrl-C.
+DEMO_SECONDS ?=
+
+.PHONY: run test demo bench vm soak fuzz lint
 
 run:
 	integration/setup.sh run
@@ -26,6 +29,13 @@ test:
 	cargo build --workspace
 	cargo test --workspace
 	$(if $(CI),JITTERSCOPE_VM_TESTS="(packetloss_(faults|node)|tcpreset_|virtcmdlatency_|ipvs-|kernel_states-)" JITTERSCOPE_VM_TIMEOUT=1500 $(MAKE) vm KERNELS=6.1)
+
+# An instrumented application with faults, all that joins them with its spans, and what that looks like.
+demo:
+	integration/setup.sh test
+	cargo build --release --package jitterscope
+	cargo build --package jitterscope-integration --bin demo
+	JITTERSCOPE_BIN=$$(pwd)/target/release/jitterscope target/debug/demo $(DEMO_SECONDS)
 
 bench:
 	integration/setup.sh test

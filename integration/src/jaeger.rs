@@ -30,8 +30,10 @@ pub struct Span {
     pub parent: String,
     /// What was asked for, if the span says so.
     pub url: String,
-    /// How long it took.
-    pub microseconds: u64,
+    /// When it began, in microseconds since the epoch.
+    pub start: u64,
+    /// How long it took, in microseconds.
+    pub duration: u64,
 }
 
 impl Jaeger {
@@ -105,7 +107,8 @@ fn span(span: &Value) -> Span {
         id: text(&span["spanID"]),
         parent: parent.map(|parent| text(&parent["spanID"])).unwrap_or_default(),
         url: tag("url.full").or_else(|| tag("url.path")).unwrap_or_default(),
-        microseconds: span["duration"].as_u64().unwrap_or_default(),
+        start: span["startTime"].as_u64().unwrap_or_default(),
+        duration: span["duration"].as_u64().unwrap_or_default(),
     }
 }
 
