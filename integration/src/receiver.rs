@@ -154,6 +154,12 @@ impl Receiver {
         self.pid
     }
 
+    /// Where its standard output and its log are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Its log so far: one JSON object a line.
     #[must_use]
     pub fn log(&self) -> String {
