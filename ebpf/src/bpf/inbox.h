@@ -144,7 +144,7 @@ static __always_inline void datagram_taken(struct sock *sk)
 		return;
 	/* It may have got another peer, of the other family. */
 	box->key.family = family_of(sk);
-	read_waited(sk, &box->key, now - since, 1);
+	read_waited(sk, &box->key, now - since, 0, 1);
 }
 
 #endif

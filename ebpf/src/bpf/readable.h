@@ -132,8 +132,8 @@ static __always_inline void stream_taken(struct sock *sk)
 	struct stream *s = bpf_sk_storage_get(&streams, sk, NULL, 0);
 	u64 since = 0, reader = NOBODY, now;
 	struct tcp_sock *tp = (void *)sk;
+	u32 position, first;
 	int called;
-	u32 position;
 
 	if (!s)
 		return;
@@ -143,6 +143,7 @@ static __always_inline void stream_taken(struct sock *sk)
 	now = bpf_ktime_get_ns();
 	if (s->count && !is_before(s->taken, arrival_at(s, 0)->start))
 		since = arrival_at(s, 0)->since;
+	first = s->taken;
 	s->taken = position;
 	forget_arrivals(s, position);
 	/* A softirq reads for the kernel, on top of whatever task. */
@@ -153,7 +154,7 @@ static __always_inline void stream_taken(struct sock *sk)
 		return;
 	s->reader = reader;
 	if (since && since <= now)
-		read_waited(sk, &s->key, now - since, called);
+		read_waited(sk, &s->key, now - since, first, called);
 }
 
 /* The call has come to its end. */

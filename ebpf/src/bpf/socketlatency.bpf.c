@@ -149,21 +149,21 @@ int writing_btf(u64 *ctx)
 {
 	struct msghdr *message = (void *)ctx[1];
 
-	writing((void *)ctx[0], BPF_CORE_READ(message, msg_iter.count), 0);
+	writing((void *)ctx[0], BPF_CORE_READ(message, msg_iter.count), 0, 1);
 	return 0;
 }
 
 SEC("fentry/tcp_sendmsg_locked")
 int writing_fentry(u64 *ctx)
 {
-	writing((void *)ctx[0], ctx[2], 1);
+	writing((void *)ctx[0], ctx[2], 1, 1);
 	return 0;
 }
 
 SEC("kprobe/tcp_sendmsg_locked")
 int writing_kprobe(struct pt_regs *ctx)
 {
-	writing((void *)PT_REGS_PARM1_CORE(ctx), PT_REGS_PARM3_CORE(ctx), 1);
+	writing((void *)PT_REGS_PARM1_CORE(ctx), PT_REGS_PARM3_CORE(ctx), 1, 0);
 	return 0;
 }
 
@@ -203,16 +203,18 @@ SEC("tp_btf/net_dev_queue")
 int queued_btf(u64 *ctx)
 {
 	struct sk_buff *skb = (void *)ctx[0];
-	u64 key = (u64)skb->sk;
+	struct sock *sk = skb->sk;
 	struct unsent *u;
+	u64 key;
 	u32 end;
 
-	if (!key)
+	if (!sk)
 		return 0;
+	key = (u64)sk;
 	u = bpf_map_lookup_elem(&unsent, &key);
 	if (!u || !u->count || !segment_end(skb, &end))
 		return 0;
-	leaves(u, (void *)key, end);
+	leaves(u, sk, end);
 	if (!u->count && is_crowded())
 		forget_unsent(&key);
 	return 0;

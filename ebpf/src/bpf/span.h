@@ -107,10 +107,14 @@ static __always_inline int is_of_last_request(const struct span_context *c, stru
 	return matter == MATTER_STREAM || !is_before(position, c->answer);
 }
 
-/* Fills `link`, which must be zero, if the span is known and surely the right one. `kept` is the socket's. */
-static __always_inline void find_span(struct span_link *link, const struct span_context *kept,
-				      struct sock *sk, const enum span_matter matter, u8 direction,
-				      u32 position)
+/*
+ * Fills `link`, which must be zero, if the span is known and surely the right one. `kept` is the socket's.
+ * `anomaly`: what it is about is one, and what becomes of it is counted; else it is only shown with a
+ * counter.
+ */
+static __always_inline void look_for_span(struct span_link *link, const struct span_context *kept,
+					  struct sock *sk, const enum span_matter matter, u8 direction,
+					  u32 position, int anomaly)
 {
 	struct settings *set = settings_of_probe();
 	struct span_context c;
@@ -121,13 +125,24 @@ static __always_inline void find_span(struct span_link *link, const struct span_
 	if (c.check != check_of(&c) || c.state != SPAN_KNOWN || !is_kept_for(&c, sk))
 		return;
 	if (bpf_ktime_get_ns() - c.captured_at > set->span_age) {
-		count_span(expired, c.link.source);
+		if (anomaly)
+			count_span(expired, c.link.source);
 	} else if (!is_of_last_request(&c, sk, matter, direction, position)) {
-		count_span(ambiguous, c.link.source);
+		if (anomaly)
+			count_span(ambiguous, c.link.source);
 	} else {
-		count_span(used, c.link.source);
+		if (anomaly)
+			count_span(used, c.link.source);
 		*link = c.link;
 	}
+}
+
+/* The same of an anomaly. */
+static __always_inline void find_span(struct span_link *link, const struct span_context *kept,
+				      struct sock *sk, const enum span_matter matter, u8 direction,
+				      u32 position)
+{
+	look_for_span(link, kept, sk, matter, direction, position, 1);
 }
 
 #endif

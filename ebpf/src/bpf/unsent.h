@@ -91,8 +91,8 @@ static __always_inline struct write *newest_write(struct unsent *u)
 	return u->count ? write_at(u, u->count - 1) : NULL;
 }
 
-/* Counts the writes all of whose bytes have left. */
-static __always_inline void settle(struct unsent *u, struct sock *sk)
+/* Counts the writes all of whose bytes have left. `typed` says that the verifier knows the socket's type. */
+static __always_inline void settle(struct unsent *u, struct sock *sk, const int typed)
 {
 	struct write *w;
 	int i;
@@ -104,12 +104,12 @@ static __always_inline void settle(struct unsent *u, struct sock *sk)
 		u->first++;
 		u->count--;
 		if (w->since <= u->sent_at)
-			write_waited(sk, &u->key, u->sent_at - w->since, &w->by);
+			write_waited(sk, &u->key, u->sent_at - w->since, w->start, &w->by, typed);
 	}
 }
 
 /* The newest write ended at this position, short of what it wanted, and perhaps without a byte. */
-static __always_inline void cut_short(struct unsent *u, struct sock *sk, u32 end)
+static __always_inline void cut_short(struct unsent *u, struct sock *sk, u32 end, const int typed)
 {
 	struct write *w = newest_write(u);
 
@@ -119,7 +119,7 @@ static __always_inline void cut_short(struct unsent *u, struct sock *sk, u32 end
 	if ((s32)(end - w->start) <= 0)
 		u->count--;
 	else
-		settle(u, sk);
+		settle(u, sk, typed);
 }
 
 static __always_inline struct unsent *unsent_of(struct sock *sk, const u64 *key)
@@ -141,7 +141,7 @@ static __always_inline struct unsent *unsent_of(struct sock *sk, const u64 *key)
 }
 
 /* A call has come to write so many bytes more: `fresh` is its beginning, else it may have done so before. */
-static __always_inline void writing(struct sock *sk, u32 left, const int fresh)
+static __always_inline void writing(struct sock *sk, u32 left, const int fresh, const int typed)
 {
 	u64 writer = bpf_get_current_pid_tgid(), key = (u64)sk;
 	u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -158,7 +158,7 @@ static __always_inline void writing(struct sock *sk, u32 left, const int fresh)
 	w = newest_write(u);
 	if (!fresh && w && u->writer == writer && w->end == start + left)
 		return;
-	cut_short(u, sk, start);
+	cut_short(u, sk, start, typed);
 	u->writer = writer;
 	if (u->count < WRITES)
 		u->count++;
@@ -171,7 +171,7 @@ static __always_inline void writing(struct sock *sk, u32 left, const int fresh)
 	find_caller(&w->by);
 }
 
-/* The call has come to its end. What it has not written by now it never will. */
+/* The call has come to its end. What it has not written by now it never will. The verifier knows the type. */
 static __always_inline void written(struct sock *sk)
 {
 	u64 key = (u64)sk;
@@ -180,17 +180,17 @@ static __always_inline void written(struct sock *sk)
 	if (!u || u->writer != bpf_get_current_pid_tgid())
 		return;
 	u->writer = 0;
-	cut_short(u, sk, BPF_CORE_READ((struct tcp_sock *)sk, write_seq));
+	cut_short(u, sk, BPF_CORE_READ((struct tcp_sock *)sk, write_seq), 1);
 }
 
-/* What comes before this position leaves; it may have left before. */
+/* What comes before this position leaves; it may have left before. The verifier knows the socket's type. */
 static __always_inline void leaves(struct unsent *u, struct sock *sk, u32 end)
 {
 	if ((s32)(end - u->sent) <= 0)
 		return;
 	u->sent = end;
 	u->sent_at = bpf_ktime_get_ns();
-	settle(u, sk);
+	settle(u, sk, 1);
 }
 
 #endif

@@ -9,6 +9,7 @@
 #include "events.h"
 #include "hist.h"
 #include "series.h"
+#include "span.h"
 
 #define HISTOGRAMS(name)                             \
 	struct {                                     \
@@ -42,7 +43,7 @@ static __always_inline void find_key(struct socket_wait_key *key, struct sock *s
 }
 
 static __always_inline void tell(struct sock *sk, const struct socket_wait_key *key, u32 operation, u64 wait,
-				 const struct caller *by)
+				 const struct caller *by, const struct span_link *span)
 {
 	struct socket_wait_event *e = begin_event(&key->entity, sk, sizeof(*e));
 
@@ -51,6 +52,7 @@ static __always_inline void tell(struct sock *sk, const struct socket_wait_key *
 	e->head.connection.protocol = key->protocol;
 	if (key->protocol != IPPROTO_TCP)
 		e->head.connection.state = 0;
+	e->head.span = *span;
 	e->wait = wait;
 	e->operation = operation;
 	e->pid = by->pid;
@@ -58,11 +60,27 @@ static __always_inline void tell(struct sock *sk, const struct socket_wait_key *
 	end_event(e);
 }
 
-/* A read that waited so long, in ns; `called` says that it is the current task's. */
+/*
+ * The span of the request that waited: the one that the first of the bytes belong to, which are at `position`
+ * of their stream. Datagrams have none. `typed` says that the verifier knows the socket's type.
+ */
+static __always_inline void find_wait_span(struct span_link *span, struct sock *sk,
+					   const struct socket_wait_key *key, u8 direction, u32 position,
+					   const int typed)
+{
+	if (typed && span_storage && key->protocol == IPPROTO_TCP)
+		find_span(span, context_of(sk), sk, MATTER_PACKET, direction, position);
+}
+
+/*
+ * A read of what begins at `position`, that waited so long, in ns. `called` says that it is the current
+ * task's. The verifier knows the socket's type.
+ */
 static __always_inline void read_waited(struct sock *sk, const struct socket_wait_key *key, u64 wait,
-					int called)
+					u32 position, int called)
 {
 	struct histogram *h = series_of(&reads, key);
+	struct span_link span = {};
 	struct caller by = {};
 
 	if (h)
@@ -71,18 +89,22 @@ static __always_inline void read_waited(struct sock *sk, const struct socket_wai
 		return;
 	if (called)
 		find_caller(&by);
-	tell(sk, key, SOCKET_READ, wait, &by);
+	find_wait_span(&span, sk, key, DIRECTION_RECEIVE, position, 1);
+	tell(sk, key, SOCKET_READ, wait, &by, &span);
 }
 
 static __always_inline void write_waited(struct sock *sk, const struct socket_wait_key *key, u64 wait,
-					 const struct caller *by)
+					 u32 position, const struct caller *by, const int typed)
 {
 	struct histogram *h = series_of(&writes, key);
+	struct span_link span = {};
 
 	if (h)
 		observe(h, wait);
-	if (is_slow(wait))
-		tell(sk, key, SOCKET_WRITE, wait, by);
+	if (!is_slow(wait))
+		return;
+	find_wait_span(&span, sk, key, DIRECTION_TRANSMIT, position, typed);
+	tell(sk, key, SOCKET_WRITE, wait, by, &span);
 }
 
 #endif

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jitterscope_ebpf::abi::{histogram, socket_wait_event, socket_wait_key};
 use jitterscope_ebpf::histogram::Range;
 use jitterscope_ebpf::socketlatency::{Half, SocketLatency};
+use jitterscope_ebpf::spans::Spans;
 use jitterscope_ebpf::{Kernel, LoadError, Merge as _, ObserverOptions, Ring, Table, Telling};
 
 use rustix::net::{RecvFlags, recv};
@@ -39,9 +40,19 @@ impl Probe {
 
     /// The same without some of its hooks, else what is missing.
     pub(crate) fn open_without(half: Half, without: &[&str]) -> Result<Self, String> {
+        Self::open_with(half, &ObserverOptions { without, ..ObserverOptions::new(0) })
+    }
+
+    /// The same with links to spans.
+    pub(crate) fn open_linked(half: Half, spans: &Spans) -> Option<Self> {
+        let opened =
+            Self::open_with(half, &ObserverOptions { spans: Some(spans), ..ObserverOptions::new(0) });
+        opened.inspect_err(|missing| skip(missing)).ok()
+    }
+
+    fn open_with(half: Half, options: &ObserverOptions<'_>) -> Result<Self, String> {
         let kernel = Kernel::read(None).unwrap();
-        let options = ObserverOptions { without, ..ObserverOptions::new(0) };
-        let mut probe = match SocketLatency::open(&kernel, &options) {
+        let mut probe = match SocketLatency::open(&kernel, options) {
             Ok(probe) => probe,
             Err(LoadError::Hook { missing, .. }) => return Err(format!("no hook {missing}")),
             Err(error) => panic!("{error}"),
@@ -50,7 +61,13 @@ impl Probe {
             Some((lacking, missing)) if *lacking == half => return Err(format!("no hook {missing}")),
             _ => {}
         }
-        let telling = Telling { rate: 1000, burst: 1000, threshold: THRESHOLD, ..Telling::default() };
+        let telling = Telling {
+            rate: 1000,
+            burst: 1000,
+            threshold: THRESHOLD,
+            span_age: Duration::from_secs(30),
+            ..Telling::default()
+        };
         probe.observer.configure(&telling).unwrap();
         let ring = probe.observer.events().unwrap();
         Ok(Self { probe, ring })
@@ -66,9 +83,14 @@ impl Probe {
 
     /// The events of a namespace so far.
     pub(crate) fn told(&mut self, of: &Namespace) -> Vec<socket_wait_event> {
-        let inode = of.inode();
+        self.told_of(&[of])
+    }
+
+    /// The events of some namespaces so far; those of others are gone.
+    pub(crate) fn told_of(&mut self, of: &[&Namespace]) -> Vec<socket_wait_event> {
+        let inodes: Vec<u32> = of.iter().map(|namespace| namespace.inode()).collect();
         let records = std::iter::from_fn(|| self.ring.take::<socket_wait_event>()).map(Result::unwrap);
-        records.filter(|event| event.head.entity.netns == inode).collect()
+        records.filter(|event| inodes.contains(&event.head.entity.netns)).collect()
     }
 
     /// What found no room, of the whole machine.

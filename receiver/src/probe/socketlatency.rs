@@ -24,6 +24,7 @@ use crate::{
         attributes::{Pair, key_double, key_value},
     },
     clock::Clock,
+    spans::Link,
 };
 
 /// Waits in sockets.
@@ -34,7 +35,7 @@ pub(super) static DEFINITION: Definition = Definition {
     overhead: Overhead::High,
     default: false,
     capabilities: EBPF_CAPABILITIES,
-    options: &[ProbeOption::Events, ProbeOption::Threshold(THRESHOLD)],
+    options: &[ProbeOption::Spans, ProbeOption::Events, ProbeOption::Threshold(THRESHOLD)],
     metrics: &[&metric::SOCKET_READ_WAIT, &metric::SOCKET_WRITE_WAIT],
     events: &[&events::SOCKET_READ_SLOW, &events::SOCKET_WRITE_SLOW],
     open,
@@ -48,7 +49,8 @@ struct SocketLatency {
 }
 
 fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
-    let options = ObserverOptions::new(opening.machine.host_netns()?);
+    let options =
+        ObserverOptions { spans: opening.spans, ..ObserverOptions::new(opening.machine.host_netns()?) };
     let Program { observer, reads, writes, unsent, missing } =
         Program::open(opening.machine.kernel()?, &options)?;
     let maps = vec![
@@ -69,6 +71,10 @@ fn waits(
 
 impl Reading for SocketLatency {
     type Record = socket_wait_event;
+
+    fn link(&self, record: &socket_wait_event) -> Option<Link> {
+        Link::of(&record.head.span)
+    }
 
     fn lasted(&self, record: &socket_wait_event) -> Duration {
         Duration::from_nanos(record.wait)
