@@ -5,6 +5,11 @@
  * Functions are hooked where another file of the kernel calls them: what is only called beside its
  * definition, like ip_rcv_finish(), is a part of its caller in most kernels, and its hook stays silent. What
  * reaches a socket or leaves one is seen at the root of the cgroup hierarchy, which every socket is below.
+ *
+ * What is kept of a packet's socket is then of this very packet already: on the way out the source of spans
+ * has seen it before its interface does, on the way in programs of a cgroup run in the order in which they
+ * were attached, and the sources are attached first. Were it the other way round, a packet that begins a
+ * request would have no link.
  */
 #include "kernel.h"
 #include "abi.h"
@@ -14,6 +19,7 @@
 #include "flow_sample.h"
 #include "passage.h"
 #include "passage_tell.h"
+#include "span_cgroup.h"
 
 /* 1: functions where packets begin their way out are hooked. */
 const volatile u32 departures_seen = 1;
@@ -45,6 +51,7 @@ SEC("cgroup_skb/ingress")
 int arrived(struct __sk_buff *ctx)
 {
 	struct sk_buff *skb = address_of(ctx);
+	struct arrival a = {.skb = skb};
 	struct entity entity = {};
 	struct passage p;
 	struct sock *sk;
@@ -54,10 +61,12 @@ int arrived(struct __sk_buff *ctx)
 		return ALLOW;
 	sk = BPF_CORE_READ(skb, sk);
 	net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+	a.sk = sk;
+	a.kept = context_at(ctx);
 	entity.netns = net_inode(net);
 	entity.netns_cookie = net_cookie(net);
 	entity.cgroup = bpf_skb_cgroup_id(ctx);
-	tell(&p, &entity, skb, sk, bpf_ktime_get_ns());
+	tell(&p, &entity, &a, bpf_ktime_get_ns());
 	return ALLOW;
 }
 
@@ -96,25 +105,27 @@ SEC("tp_btf/net_dev_queue")
 int queued_btf(u64 *ctx)
 {
 	struct sk_buff *skb = (void *)ctx[0];
+	struct arrival a = {.skb = skb};
 	struct entity entity = {};
-	struct sock *sk = skb->sk, *full;
+	struct sock *sk = skb->sk;
 	struct passage p;
 
 	if (!end_passage(&p, (u64)skb, DIRECTION_TRANSMIT) || !sk)
 		return 0;
-	full = (void *)p.socket;
+	a.sk = (void *)p.socket;
 	if (sk->__sk_common.skc_state == TCP_NEW_SYN_RECV) {
 		/* Programs of cgroups see the listener in place of its request. */
-		full = full_socket((void *)(u64)sk);
-		if ((u64)sk != p.socket && (u64)full != p.socket)
+		a.sk = full_socket((void *)(u64)sk);
+		if ((u64)sk != p.socket && (u64)a.sk != p.socket)
 			return 0;
-		entity_of(&entity, full);
+		entity_of(&entity, a.sk);
 	} else if ((u64)sk == p.socket) {
 		entity_of_typed(&entity, sk);
+		a.kept = context_of(sk);
 	} else {
 		return 0;
 	}
-	tell(&p, &entity, skb, full, bpf_ktime_get_ns());
+	tell(&p, &entity, &a, bpf_ktime_get_ns());
 	return 0;
 }
 

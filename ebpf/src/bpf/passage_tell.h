@@ -12,6 +12,7 @@
 #include "limit.h"
 #include "packet.h"
 #include "passage.h"
+#include "span_packet.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -36,10 +37,19 @@ static __always_inline struct passage_times *times_of(const struct passage_key *
 	return t;
 }
 
-static __always_inline void tell_slow(struct sk_buff *skb, struct sock *sk, const struct passage_key *key,
-				      u64 duration, const u64 stages[PASSAGE_STAGES])
+/* A packet that came to the end of its way. */
+struct arrival {
+	struct sk_buff *skb;
+	struct sock *sk;
+	const struct span_context *kept; /* of the socket; NULL: nothing, or its type is unknown */
+};
+
+static __always_inline void tell_slow(const struct arrival *a, const struct passage_key *key, u64 duration,
+				      const u64 stages[PASSAGE_STAGES])
 {
 	struct passage_event *e = begin_event_of(&key->entity, sizeof(*e));
+	struct sk_buff *skb = a->skb;
+	struct sock *sk = a->sk;
 	struct packet p = {};
 
 	if (!e)
@@ -53,6 +63,7 @@ static __always_inline void tell_slow(struct sk_buff *skb, struct sock *sk, cons
 	parse_ends(&p, &e->ends);
 	e->length = p.length - (u32)(p.network - BPF_CORE_READ(skb, data));
 	bpf_probe_read_kernel_str(e->interface, sizeof(e->interface), BPF_CORE_READ(skb, dev, name));
+	find_data_span(&e->span, a->kept, sk, &p, e->length, 1);
 	end_event(e);
 }
 
@@ -62,8 +73,8 @@ static __always_inline void observe_known(struct histogram *h, u64 ns)
 		observe(h, ns);
 }
 
-static __always_inline void tell(const struct passage *p, const struct entity *entity, struct sk_buff *skb,
-				 struct sock *sk, u64 end)
+static __always_inline void tell(const struct passage *p, const struct entity *entity,
+				 const struct arrival *a, u64 end)
 {
 	struct passage_key key = {
 		.entity = *entity,
@@ -85,7 +96,7 @@ static __always_inline void tell(const struct passage *p, const struct entity *e
 		observe_known(&t->stages[2], stages[2]);
 	}
 	if (is_slow(duration))
-		tell_slow(skb, sk, &key, duration, stages);
+		tell_slow(a, &key, duration, stages);
 }
 
 #endif

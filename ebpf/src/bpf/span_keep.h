@@ -7,6 +7,7 @@
 #include "abi.h"
 #include "cgroup_skb.h"
 #include "segment.h"
+#include "span_cgroup.h"
 #include "span_store.h"
 
 /* What is kept of the packet's socket. `fresh`: what is kept from now on; NULL: only what there is. */
@@ -16,20 +17,18 @@ static __always_inline struct span_context *keep(struct __sk_buff *skb, struct s
 	struct span_context *c;
 	u64 key;
 
-	if (!sk)
-		return NULL;
+	if (!fresh)
+		return context_at(skb);
 	if (span_storage == SPAN_STORAGE_SOCKET) {
-		sk = bpf_sk_fullsock(sk);
-		if (!sk)
-			return NULL;
-		c = bpf_sk_storage_get(&contexts, sk, NULL, fresh ? BPF_SK_STORAGE_GET_F_CREATE : 0);
-		if (c && fresh)
+		c = context_with_socket(skb, BPF_SK_STORAGE_GET_F_CREATE);
+		if (c)
 			*c = *fresh;
 		return c;
 	}
+	if (!sk)
+		return NULL;
 	key = (u64)address_of(sk);
-	if (fresh)
-		bpf_map_update_elem(&contexts_by_address, &key, fresh, BPF_ANY);
+	bpf_map_update_elem(&contexts_by_address, &key, fresh, BPF_ANY);
 	return bpf_map_lookup_elem(&contexts_by_address, &key);
 }
 

@@ -20,25 +20,60 @@ static __always_inline u8 direction_at(u32 socket_ports, u16 source, u16 destina
 	return received == socket_ports ? DIRECTION_RECEIVE : 0;
 }
 
-/* Fills `link`, which must be zero. `sk` is the packet's socket, of a type that the verifier knows. */
+/* The beginning of a TCP header (RFC 9293, section 3.1). */
+struct segment_head {
+	u16 source, destination;
+	u32 sequence, acknowledged;
+	u8 length, flags; /* of the header, in words of four bytes, in the upper half */
+	u16 window;
+};
+
+/* False where it is none, or cannot be read. */
+static __always_inline int read_segment(struct segment_head *head, const struct packet *p)
+{
+	if (p->protocol != IPPROTO_TCP || !p->transport || p->transport + sizeof(*head) > p->end)
+		return 0;
+	return !bpf_probe_read_kernel(head, sizeof(*head), p->transport);
+}
+
+/* Fills `link`, which must be zero. `sk` is the packet's socket, `kept` what is kept of it. */
+static __always_inline void find_segment_span(struct span_link *link, const struct span_context *kept,
+					      struct sock *sk, const struct segment_head *head, int anomaly)
+{
+	u8 direction = direction_at(kept->ports, head->source, head->destination);
+
+	if (direction)
+		look_for_span(link, kept, sk, MATTER_PACKET, direction, bpf_ntohl(head->sequence), anomaly);
+}
+
+/* The same of a packet; the verifier knows the socket's type. */
 static __always_inline void find_packet_span(struct span_link *link, struct sock *sk, const struct packet *p)
 {
-	struct {
-		u16 source, destination;
-		u32 sequence;
-	} head;
 	struct span_context *kept;
-	u8 direction;
+	struct segment_head head;
 
-	if (!span_storage || p->protocol != IPPROTO_TCP || !p->transport ||
-	    p->transport + sizeof(head) > p->end)
+	if (!span_storage || p->protocol != IPPROTO_TCP)
 		return;
 	kept = context_of(sk);
-	if (!kept || bpf_probe_read_kernel(&head, sizeof(head), p->transport))
+	if (kept && read_segment(&head, p))
+		find_segment_span(link, kept, sk, &head, 1);
+}
+
+/*
+ * The same of a packet that is `length` bytes long from its network header on, unless it has no data:
+ * acknowledgements and ends of connections are of no message.
+ */
+static __always_inline void find_data_span(struct span_link *link, const struct span_context *kept,
+					   struct sock *sk, const struct packet *p, u32 length, int anomaly)
+{
+	struct segment_head head;
+	u32 headers;
+
+	if (!kept || !read_segment(&head, p))
 		return;
-	direction = direction_at(kept->ports, head.source, head.destination);
-	if (direction)
-		find_span(link, kept, sk, MATTER_PACKET, direction, bpf_ntohl(head.sequence));
+	headers = (u32)(p->transport - p->network) + (head.length >> 4) * 4;
+	if (length > headers)
+		find_segment_span(link, kept, sk, &head, anomaly);
 }
 
 #endif

@@ -29,6 +29,7 @@ use crate::{
     },
     clock::Clock,
     round::Round,
+    spans::Link,
 };
 
 /// Packets on their way.
@@ -39,7 +40,12 @@ pub(super) static DEFINITION: Definition = Definition {
     overhead: Overhead::High,
     default: false,
     capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
-    options: &[ProbeOption::Events, ProbeOption::Threshold(THRESHOLD), ProbeOption::Sampling(SAMPLING)],
+    options: &[
+        ProbeOption::Spans,
+        ProbeOption::Events,
+        ProbeOption::Threshold(THRESHOLD),
+        ProbeOption::Sampling(SAMPLING),
+    ],
     metrics: &[&metric::KERNEL_RECEIVE_DURATION, &metric::KERNEL_TRANSMIT_DURATION],
     events: &[&events::KERNEL_RECEIVE_SLOW, &events::KERNEL_TRANSMIT_SLOW],
     open,
@@ -96,6 +102,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let options = ObserverOptions {
         constants: &[latency.constant()],
         entries: &[("times", SERIES), ("packets", PACKETS)],
+        spans: opening.spans,
         ..ObserverOptions::new(opening.machine.host_netns()?)
     };
     let KernelLatency { observer, times, packets, view } =
@@ -169,6 +176,10 @@ impl What {
 
 impl Reading for Reader {
     type Record = passage_event;
+
+    fn link(&self, record: &passage_event) -> Option<Link> {
+        Link::of(&record.span)
+    }
 
     fn lasted(&self, record: &passage_event) -> Duration {
         Duration::from_nanos(record.duration)
