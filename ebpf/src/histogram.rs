@@ -33,6 +33,12 @@ impl Range {
         let bound = |bucket: usize| bound_ns(self.lowest + bucket as i32 + 1);
         Bounds(std::array::from_fn(bound))
     }
+
+    /// Whether a duration is within the bounds of a bucket. The first and the last one also hold what is beyond.
+    pub fn holds(self, bucket: u32, ns: u64) -> bool {
+        let index = self.lowest + bucket as i32;
+        bound_ns(index) < ns && ns <= bound_ns(index + 1)
+    }
 }
 
 /// 2^(0/4) … 2^(3/4) seconds in units of 10^-18 ns, rounded down.
@@ -147,6 +153,22 @@ mod tests {
                 assert!(!is_within(bound + 1, index), "{bound} + 1 ns is not above 2^({index}/4) s");
             }
         }
+    }
+
+    #[test]
+    fn a_bucket_holds_what_is_counted_in_it_within_its_bounds() {
+        let bounds = Range::LATENCY.bounds();
+        for bound in bounds.0 {
+            for ns in [bound, bound + 1] {
+                let mut counted = histogram::default();
+                bounds.observe(&mut counted, ns);
+                let bucket = counted.buckets.iter().position(|count| *count == 1).unwrap() as u32;
+                // The longest is beyond the bounds of the last one, and not of those around.
+                assert_eq!(Range::LATENCY.holds(bucket, ns), ns <= bound_ns(28), "{ns}");
+                assert!(!Range::LATENCY.holds(bucket + 1, ns));
+            }
+        }
+        assert!(!Range::LATENCY.holds(0, 1) && Range::LATENCY.holds(0, 35));
     }
 
     #[test]

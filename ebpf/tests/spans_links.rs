@@ -2,20 +2,18 @@
 //! the other, of which some are hit.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
-#![expect(unsafe_code, reason = "socket options that the standard library does not have")]
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use common::http::{Ids, get};
-use common::{Network, can_load, note};
+use common::{Network, can_load, note, tcp};
 use jitterscope_ebpf::abi::{
     EXEMPLARS_SAMPLED, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, exemplar, retransmit_event, retransmit_key,
 };
@@ -86,16 +84,7 @@ fn now() -> u64 {
 }
 
 fn sent_again(socket: &TcpStream) -> u32 {
-    // SAFETY: plain numbers, for which zero is valid.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut length = size_of_val(&info) as libc::socklen_t;
-    let at = (&raw mut info).cast();
-    // SAFETY: the structure is as long as the call is told.
-    let got = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, at, &raw mut length)
-    };
-    assert_eq!(got, 0);
-    info.tcpi_total_retrans
+    tcp::info(socket).tcpi_total_retrans
 }
 
 /// Packets of one side that the router drops: long ones, of connections whose client's port is in a set.

@@ -8,7 +8,7 @@ mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use common::http::{Ids, get};
@@ -17,6 +17,7 @@ use jitterscope_ebpf::Kernel;
 use jitterscope_ebpf::abi::{
     SOCKET_READ, SOCKET_WRITE, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, socket_wait_event,
 };
+use jitterscope_ebpf::histogram::Range;
 use jitterscope_ebpf::socketlatency::Half;
 use jitterscope_ebpf::spans::Wire;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
@@ -206,6 +207,39 @@ fn score(requests: &BTreeMap<u16, Vec<Asked>>, events: &[socket_wait_event], fau
     score
 }
 
+/// Each is in its bucket, which has counted it, and of a request that was under way then; and whoever waited is told.
+fn check_shown(probe: &Probe, network: &Network, requests: &BTreeMap<u16, Vec<Asked>>) {
+    let shown = probe.shown_of(&[&network.a, &network.b]);
+    assert!(!shown.is_empty());
+    for (place, one) in &shown {
+        let table = if place.operation == SOCKET_READ { &probe.probe.reads } else { &probe.probe.writes };
+        let counted = table.get(&place.key).unwrap().unwrap();
+        assert!(counted.buckets[place.bucket as usize] > 0, "{place:?} {one:?}");
+        assert!(Range::LATENCY.holds(place.bucket, one.value), "{place:?} {one:?}");
+        let ids = Ids::of(&one.link).unwrap();
+        let of = |asked: &&Vec<Asked>| asked.iter().any(|asked| asked.ids == ids);
+        let asked = requests.values().find(of).unwrap_or_else(|| panic!("{place:?} {one:?}"));
+        let last = asked.iter().rfind(|asked| asked.made <= one.time).unwrap();
+        assert_eq!(last.ids, ids, "{place:?} {one:?}");
+        let (facts, is_client) = (&one.facts, u32::from(one.link.role) == SPAN_ROLE_CLIENT);
+        assert_eq!(facts.peer_port == waits::PORT, is_client, "{one:?}");
+        assert_eq!((facts.family, facts.pid), (place.key.family, std::process::id()), "{one:?}");
+        let peer = Network::address(if is_client { 2 } else { 1 }, facts.family);
+        assert_eq!(facts.peer_address, octets(peer), "{one:?}");
+    }
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&address.octets());
+            octets
+        }
+    }
+}
+
 #[test]
 fn data_that_waits_is_linked_to_the_request_that_it_is_a_part_of() {
     if !can_load() {
@@ -226,6 +260,7 @@ fn data_that_waits_is_linked_to_the_request_that_it_is_a_part_of() {
                 ));
                 assert!(score.hit >= CONNECTIONS * REQUESTS / HIT / 2, "{score:?}");
                 assert_eq!(score.wrong, 0, "{score:?}");
+                check_shown(&probe, &network, &requests);
                 // What is told must be linked, whether all was or not.
                 assert!(score.found as f64 >= 0.95 * score.told as f64, "{score:?}");
                 score.recall() >= 0.95

@@ -19,6 +19,7 @@ pub mod poll;
 pub mod prometheus;
 pub mod random;
 pub mod receiver;
+pub mod request;
 pub mod requirements;
 pub mod shop;
 pub mod tcp;

@@ -8,33 +8,12 @@ use std::net::{TcpListener, TcpStream};
 use jitterscope_integration::collector::Collector;
 use jitterscope_integration::network::{Family, Network};
 use jitterscope_integration::receiver::Receiver;
+use jitterscope_integration::request::Request;
 use jitterscope_integration::telemetry::{Telemetry, attributes, has, numbers};
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{attribute as key, event, metric};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::{Exemplar, exemplar::Value};
-
-/// A request and what it says of itself.
-struct Request {
-    trace: [u8; 16],
-    span: [u8; 8],
-    sampled: bool,
-}
-
-impl Request {
-    fn new(number: u8, sampled: bool) -> Self {
-        Self { trace: [number; 16], span: [number ^ 0xa5; 8], sampled }
-    }
-
-    fn text(&self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let (trace, span, flags) = (hex(&self.trace), hex(&self.span), u8::from(self.sampled));
-        let other = "o".repeat(200);
-        format!(
-            "GET / HTTP/1.1\r\nHost: shop\r\nX: {other}\r\ntraceparent: 00-{trace}-{span}-{flags:02x}\r\n\r\n"
-        )
-    }
-}
 
 /// The records of what the client sent again.
 fn sent_again(told: &Telemetry, port: u16) -> Vec<LogRecord> {

@@ -5,7 +5,7 @@
 pub mod attributes;
 mod entities;
 mod logs;
-mod points;
+pub mod points;
 mod series;
 mod traces;
 
@@ -161,7 +161,19 @@ impl Emitter<'_, '_> {
         range: Range,
         value: &histogram,
     ) {
-        self.rising(metric, attributes, Value::Durations(range, Box::new(*value)));
+        self.histogram_with(metric, attributes, range, value, Vec::new());
+    }
+
+    /// The same with anomalies that it contains, each within its bucket.
+    pub fn histogram_with(
+        &mut self,
+        metric: &'static Metric,
+        attributes: &[Pair<'_>],
+        range: Range,
+        value: &histogram,
+        exemplars: Vec<Exemplar>,
+    ) {
+        self.rising(metric, attributes, Value::Durations(range, Box::new(*value), exemplars));
     }
 
     /// A current amount: it has no start.

@@ -3,7 +3,7 @@
 mod biolatency;
 mod cgroups;
 mod command;
-mod connection;
+pub(crate) mod connection;
 mod conntrack;
 mod conntrackevents;
 mod errno;
@@ -28,6 +28,7 @@ mod pressure;
 mod qdisc;
 mod rdma;
 mod schedlatency;
+mod shown;
 mod sock;
 mod socketlatency;
 mod softirq;

@@ -1,23 +1,22 @@
 //! The applications' spans that anomalies belong to: links as probes tell them, and the sources that they are known from.
 
+pub mod exemplars;
+
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use jitterscope_ebpf::{
     Kernel, LoadError, Merge as _,
-    abi::{SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_WIRE, exemplar, span_counts, span_link},
+    abi::{SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_WIRE, span_counts, span_link},
     spans::{Spans, Wire},
 };
 use jitterscope_semconv::{
     attribute as key,
     value::{SpanLinkRole, SpanLinkSource},
 };
-use opentelemetry_proto::tonic::{
-    common::v1::KeyValue,
-    metrics::v1::{Exemplar, exemplar::Value},
-};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 
-use crate::{batch::attributes::key_value, clock::Clock};
+use crate::batch::attributes::key_value;
 
 /// The span that something belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,18 +68,6 @@ impl Link {
             key_value(&key::SPAN_LINK_SOURCE, self.source.as_str()),
             key_value(&key::SPAN_LINK_ROLE, self.role.as_str()),
         ]
-    }
-}
-
-/// What a counter shows of what it counted last. Backends take a number with a fraction only.
-pub fn exemplar_of_count(raw: &exemplar, clock: &Clock) -> Exemplar {
-    let link = Link::of(&raw.link);
-    Exemplar {
-        time_unix_nano: clock.at_boot(raw.time),
-        value: Some(Value::AsDouble(raw.value as f64)),
-        trace_id: link.map(|link| link.trace_id.to_vec()).unwrap_or_default(),
-        span_id: link.map(|link| link.span_id.to_vec()).unwrap_or_default(),
-        filtered_attributes: Vec::new(),
     }
 }
 

@@ -220,6 +220,13 @@ struct passage_key {
 	u8 reserved[2];
 };
 
+/* Where the duration of a stage was counted. */
+struct passage_place {
+	struct passage_key key;
+	u32 stage; /* PASSAGE_STAGES: the total */
+	u32 bucket;
+};
+
 struct passage_times {
 	struct histogram total;
 	struct histogram stages[PASSAGE_STAGES];

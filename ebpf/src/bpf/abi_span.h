@@ -82,11 +82,21 @@ enum exemplar_filter {
 	EXEMPLARS_ALL = 2,
 };
 
-/* The last anomaly that a counter counted, of those that are shown with it. */
+/* What is known of an anomaly that its counter does not tell apart. */
+struct exemplar_facts {
+	u8 peer_address[16]; /* network order; IPv4 in the first four bytes */
+	u32 pid;	     /* of the process whose call it was; 0: nobody's, or unknown */
+	u16 peer_port;	     /* host order; 0: unknown */
+	u8 family;	     /* 4 or 6; 0: the address is unknown */
+	u8 reserved;
+};
+
+/* The last anomaly that a counter, or a bucket, counted, of those that are shown with it. */
 struct exemplar {
 	u64 time;  /* CLOCK_BOOTTIME, ns */
 	u64 value; /* by how much it was counted, or ns */
 	struct span_link link;
+	struct exemplar_facts facts;
 };
 
 #endif

@@ -16,6 +16,13 @@ struct socket_wait_key {
 	u8 reserved[6];
 };
 
+/* Where a wait was counted. */
+struct socket_wait_place {
+	struct socket_wait_key key;
+	u32 operation; /* enum socket_operation */
+	u32 bucket;
+};
+
 struct socket_wait_event {
 	struct event_head head;
 	u64 wait;      /* ns */

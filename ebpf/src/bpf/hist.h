@@ -13,27 +13,42 @@
  */
 const volatile u64 histogram_bounds[HISTOGRAM_BUCKETS - 1];
 
-static __always_inline u32 bucket_of(u64 ns, const volatile u64 *bounds)
-{
-	u32 bucket = 0, step;
+/* Keeps the compiler from knowing what a number can be: it leaves out masks that verifiers need. */
+#define FORGET_RANGE(number) asm volatile("" : "+r"(number))
 
+/*
+ * Without branches: the verifier would walk through every bucket, with all that follows. Neither durations
+ * nor bounds have their highest bit set.
+ */
+static __always_inline u64 bucket_of(u64 ns, const volatile u64 *bounds)
+{
+	u64 bucket = 0, step, index;
+
+	ns &= ~0ULL >> 1;
 #pragma unroll
-	for (step = HISTOGRAM_BUCKETS / 2; step; step /= 2)
-		if (ns > bounds[(bucket + step - 1) & (HISTOGRAM_BUCKETS - 1)])
-			bucket += step;
+	for (step = HISTOGRAM_BUCKETS / 2; step; step /= 2) {
+		index = bucket + step - 1;
+		FORGET_RANGE(index);
+		/* Bits of this step and beyond the array are never set in it. */
+		bucket += step * ((bounds[index & (HISTOGRAM_BUCKETS - 1 - step)] - ns) >> 63);
+	}
+	FORGET_RANGE(bucket);
+	return bucket & (HISTOGRAM_BUCKETS - 1);
+}
+
+/* Counts one duration in a histogram with bounds of its own; its bucket. CPUs share the histogram. */
+static __always_inline u32 observe_within(struct histogram *h, u64 ns, const volatile u64 *bounds)
+{
+	u64 bucket = bucket_of(ns, bounds);
+
+	__sync_fetch_and_add(&h->buckets[bucket], 1);
+	__sync_fetch_and_add(&h->sum, ns);
 	return bucket;
 }
 
-/* Counts one duration in a histogram with bounds of its own. CPUs share the histogram. */
-static __always_inline void observe_within(struct histogram *h, u64 ns, const volatile u64 *bounds)
+static __always_inline u32 observe(struct histogram *h, u64 ns)
 {
-	__sync_fetch_and_add(&h->buckets[bucket_of(ns, bounds) & (HISTOGRAM_BUCKETS - 1)], 1);
-	__sync_fetch_and_add(&h->sum, ns);
-}
-
-static __always_inline void observe(struct histogram *h, u64 ns)
-{
-	observe_within(h, ns, histogram_bounds);
+	return observe_within(h, ns, histogram_bounds);
 }
 
 #endif

@@ -31,6 +31,7 @@ EXEMPLARS(struct drop_key);
 static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx_sk, u64 location, u32 reason,
 				    u32 source, const struct span_link *span)
 {
+	struct exemplar shown = {.value = 1, .link = *span};
 	struct entity entity;
 	struct drop_key k = {};
 	struct origin o = {};
@@ -49,7 +50,10 @@ static __always_inline void dropped(void *ctx, struct packet *p, struct sock *rx
 	k.direction = o.direction;
 	k.host = o.host;
 	count(&drops, &k);
-	exemplify(&exemplars, &k, span, 1);
+	if (is_shown(span)) {
+		find_packet_facts(&shown.facts, p, k.direction);
+		show(&exemplars, &k, &shown);
+	}
 
 	entity = (struct entity){.netns = k.netns, .netns_cookie = k.netns_cookie, .cgroup = k.cgroup};
 	if (set && is_admitted(&entity, now))

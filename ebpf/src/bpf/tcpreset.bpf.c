@@ -43,7 +43,7 @@ static __always_inline void fill_from_packet(struct connection *c, const struct 
 static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 reason, const int typed)
 {
 	struct reset_key k = {.direction = DIRECTION_TRANSMIT, .state = TCP_CLOSE, .reason = reason};
-	struct span_link span = {};
+	struct exemplar shown = {.value = 1};
 	struct packet p = {};
 	struct reset_event *e;
 	struct net *net;
@@ -64,14 +64,20 @@ static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 re
 		k.entity.netns_cookie = net_cookie(net);
 	}
 	if (typed && sk)
-		find_span(&span, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
+		find_span(&shown.link, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
 	count(&resets, &k);
-	exemplify(&exemplars, &k, &span, 1);
+	if (is_shown(&shown.link)) {
+		if (skb)
+			find_packet_facts(&shown.facts, &p, DIRECTION_RECEIVE);
+		else if (sk)
+			find_socket_facts(&shown.facts, sk);
+		show(&exemplars, &k, &shown);
+	}
 	e = begin_event_of(&k.entity, sizeof(*e));
 	if (!e)
 		return 0;
 	e->key = k;
-	e->head.span = span;
+	e->head.span = shown.link;
 	if (skb)
 		fill_from_packet(&e->head.connection, &p, k.state);
 	else if (sk)
@@ -125,21 +131,24 @@ static __always_inline int received(u64 *ctx, const int typed)
 {
 	struct reset_key k = {.direction = DIRECTION_RECEIVE};
 	struct sock *sk = (void *)ctx[0];
-	struct span_link span = {};
+	struct exemplar shown = {.value = 1};
 	struct reset_event *e;
 
 	entity_of(&k.entity, sk);
 	k.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	k.family = family_of(sk);
 	if (typed)
-		find_span(&span, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
+		find_span(&shown.link, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
 	count(&resets, &k);
-	exemplify(&exemplars, &k, &span, 1);
+	if (is_shown(&shown.link)) {
+		find_socket_facts(&shown.facts, sk);
+		show(&exemplars, &k, &shown);
+	}
 	e = begin_event(&k.entity, sk, sizeof(*e));
 	if (!e)
 		return 0;
 	e->key = k;
-	e->head.span = span;
+	e->head.span = shown.link;
 	end_event(e);
 	return 0;
 }

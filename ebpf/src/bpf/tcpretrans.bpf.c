@@ -44,6 +44,7 @@ static __always_inline void retransmitted(struct sock *owner, struct sock *ends,
 					  u32 attempts, const struct span_link *span)
 {
 	struct tcp_sock *tp = (void *)owner;
+	struct exemplar shown = {.value = segments, .link = *span};
 	struct retransmit_key k = {};
 	struct retransmit_event *e;
 
@@ -51,7 +52,10 @@ static __always_inline void retransmitted(struct sock *owner, struct sock *ends,
 	k.type = type;
 	k.family = family_of(ends);
 	add(&retransmits, &k, segments);
-	exemplify(&exemplars, &k, span, segments);
+	if (is_shown(span)) {
+		find_socket_facts(&shown.facts, ends);
+		show(&exemplars, &k, &shown);
+	}
 	e = begin_event(&k.entity, ends, sizeof(*e));
 	if (!e)
 		return;

@@ -7,6 +7,7 @@
 #include "abi.h"
 #include "entity.h"
 #include "events.h"
+#include "exemplar.h"
 #include "hist.h"
 #include "series.h"
 #include "span.h"
@@ -21,6 +22,7 @@
 
 HISTOGRAMS(reads);
 HISTOGRAMS(writes);
+BUCKET_EXEMPLARS(struct socket_wait_place);
 
 /* Whose system call it is. */
 struct caller {
@@ -66,10 +68,29 @@ static __always_inline void tell(struct sock *sk, const struct socket_wait_key *
  */
 static __always_inline void find_wait_span(struct span_link *span, struct sock *sk,
 					   const struct socket_wait_key *key, u8 direction, u32 position,
-					   const int typed)
+					   int slow, const int typed)
 {
-	if (typed && span_storage && key->protocol == IPPROTO_TCP)
-		find_span(span, context_of(sk), sk, MATTER_PACKET, direction, position);
+	if (!typed || !span_storage || key->protocol != IPPROTO_TCP)
+		return;
+	if (slow || are_exemplars_shown())
+		look_for_span(span, context_of(sk), sk, MATTER_PACKET, direction, position, slow);
+}
+
+/* Counts a wait, and shows it with its bucket. `pid` is of the process whose call it was. */
+static __always_inline void count_wait(void *histograms, struct sock *sk, const struct socket_wait_key *key,
+				       u32 operation, u64 wait, u32 pid, const struct span_link *span)
+{
+	struct socket_wait_place place = {.key = *key, .operation = operation};
+	struct exemplar shown = {.value = wait, .link = *span, .facts.pid = pid};
+	struct histogram *h = series_of(histograms, key);
+
+	if (!h)
+		return;
+	place.bucket = observe(h, wait);
+	if (!is_shown(span))
+		return;
+	find_socket_facts(&shown.facts, sk);
+	show(&exemplars, &place, &shown);
 }
 
 /*
@@ -79,32 +100,31 @@ static __always_inline void find_wait_span(struct span_link *span, struct sock *
 static __always_inline void read_waited(struct sock *sk, const struct socket_wait_key *key, u64 wait,
 					u32 position, int called)
 {
-	struct histogram *h = series_of(&reads, key);
 	struct span_link span = {};
 	struct caller by = {};
+	int slow = is_slow(wait);
 
-	if (h)
-		observe(h, wait);
-	if (!is_slow(wait))
+	find_wait_span(&span, sk, key, DIRECTION_RECEIVE, position, slow, 1);
+	if (called)
+		by.pid = bpf_get_current_pid_tgid() >> 32;
+	count_wait(&reads, sk, key, SOCKET_READ, wait, by.pid, &span);
+	if (!slow)
 		return;
 	if (called)
 		find_caller(&by);
-	find_wait_span(&span, sk, key, DIRECTION_RECEIVE, position, 1);
 	tell(sk, key, SOCKET_READ, wait, &by, &span);
 }
 
 static __always_inline void write_waited(struct sock *sk, const struct socket_wait_key *key, u64 wait,
 					 u32 position, const struct caller *by, const int typed)
 {
-	struct histogram *h = series_of(&writes, key);
 	struct span_link span = {};
+	int slow = is_slow(wait);
 
-	if (h)
-		observe(h, wait);
-	if (!is_slow(wait))
-		return;
-	find_wait_span(&span, sk, key, DIRECTION_TRANSMIT, position, typed);
-	tell(sk, key, SOCKET_WRITE, wait, by, &span);
+	find_wait_span(&span, sk, key, DIRECTION_TRANSMIT, position, slow, typed);
+	count_wait(&writes, sk, key, SOCKET_WRITE, wait, by->pid, &span);
+	if (slow)
+		tell(sk, key, SOCKET_WRITE, wait, by, &span);
 }
 
 #endif

@@ -12,6 +12,7 @@ pub(crate) mod cgroup;
 pub(crate) mod load;
 pub(crate) mod passages;
 pub(crate) mod segments;
+pub(crate) mod tcp;
 
 use std::fs;
 use std::io::Write as _;

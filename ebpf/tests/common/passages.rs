@@ -3,9 +3,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jitterscope_ebpf::abi::{passage_event, passage_key, passage_times};
+use jitterscope_ebpf::abi::{EXEMPLARS_SAMPLED, passage_event, passage_key, passage_times};
 use jitterscope_ebpf::histogram::Range;
 use jitterscope_ebpf::kernellatency::{FUNCTIONS, KernelLatency};
+use jitterscope_ebpf::spans::Spans;
 use jitterscope_ebpf::{Form, Kernel, Merge as _, ObserverOptions, Ring, Telling};
 
 use super::{Namespace, Network};
@@ -68,7 +69,21 @@ impl Passages {
         Self::attach(&network.router, functions, &[])
     }
 
+    /// With links to spans, and the functions that the kernel accepts.
+    pub(crate) fn open_linked(network: &Network, spans: &Spans) -> Self {
+        Self::attach_with(&network.router, Functions::Best, &[], Some(spans))
+    }
+
     pub(crate) fn attach(host: &Namespace, functions: Functions, entries: &[(&str, u32)]) -> Self {
+        Self::attach_with(host, functions, entries, None)
+    }
+
+    fn attach_with(
+        host: &Namespace,
+        functions: Functions,
+        entries: &[(&str, u32)],
+        spans: Option<&Spans>,
+    ) -> Self {
         // A test that failed leaves nothing that matters.
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (kernel, without) = (Kernel::read(None).unwrap(), functions.without());
@@ -76,7 +91,7 @@ impl Passages {
         let latency = Range::LATENCY.bounds();
         let constants = [latency.constant()];
         let mut options = ObserverOptions { constants: &constants, ..ObserverOptions::new(host.inode()) };
-        (options.without, options.entries) = (&without, entries);
+        (options.without, options.entries, options.spans) = (&without, entries, spans);
         let since = Instant::now();
         let mut probe = KernelLatency::open(&kernel, &options).unwrap();
         let ring = probe.observer.events().unwrap();
@@ -87,8 +102,15 @@ impl Passages {
 
     /// One of so many flows is looked at.
     pub(crate) fn tell(&self, sampling: u32) {
-        let telling =
-            Telling { rate: 1000, burst: 1000, threshold: THRESHOLD, sampling, ..Telling::default() };
+        let telling = Telling {
+            rate: 1000,
+            burst: 1000,
+            threshold: THRESHOLD,
+            sampling,
+            span_age: Duration::from_secs(30),
+            exemplars: EXEMPLARS_SAMPLED,
+            ..Telling::default()
+        };
         self.probe.observer.configure(&telling).unwrap();
     }
 

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use jitterscope_ebpf::abi::{histogram, socket_wait_event, socket_wait_key};
+use jitterscope_ebpf::abi::{
+    EXEMPLARS_SAMPLED, exemplar, histogram, socket_wait_event, socket_wait_key, socket_wait_place,
+};
 use jitterscope_ebpf::histogram::Range;
 use jitterscope_ebpf::socketlatency::{Half, SocketLatency};
 use jitterscope_ebpf::spans::Spans;
@@ -66,6 +68,7 @@ impl Probe {
             burst: 1000,
             threshold: THRESHOLD,
             span_age: Duration::from_secs(30),
+            exemplars: EXEMPLARS_SAMPLED,
             ..Telling::default()
         };
         probe.observer.configure(&telling).unwrap();
@@ -91,6 +94,22 @@ impl Probe {
         let inodes: Vec<u32> = of.iter().map(|namespace| namespace.inode()).collect();
         let records = std::iter::from_fn(|| self.ring.take::<socket_wait_event>()).map(Result::unwrap);
         records.filter(|event| inodes.contains(&event.head.entity.netns)).collect()
+    }
+
+    /// Takes what is to be shown with the buckets of a namespace.
+    pub(crate) fn shown_of(&self, of: &[&Namespace]) -> Vec<(socket_wait_place, exemplar)> {
+        let inodes: Vec<u32> = of.iter().map(|namespace| namespace.inode()).collect();
+        let table = self.probe.observer.loaded().table::<socket_wait_place, exemplar>("exemplars").unwrap();
+        let mut shown = Vec::new();
+        table
+            .retain(|place, one| {
+                if inodes.contains(&place.key.entity.netns) {
+                    shown.push((*place, *one));
+                }
+                false
+            })
+            .unwrap();
+        shown
     }
 
     /// What found no room, of the whole machine.

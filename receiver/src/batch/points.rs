@@ -22,14 +22,15 @@ use super::{
 };
 
 /// Time that a point is about: its start and its end, nanoseconds since the epoch.
-type Times = (u64, u64);
+pub type Times = (u64, u64);
 
 /// What a point says.
 pub(super) enum Value {
     Number(Number),
     /// A counter's, and an anomaly that it contains.
     Counted(i64, Option<Exemplar>),
-    Durations(Range, Box<histogram>),
+    /// A distribution, and anomalies that it contains.
+    Durations(Range, Box<histogram>, Vec<Exemplar>),
 }
 
 impl From<Number> for Value {
@@ -44,7 +45,7 @@ impl Value {
         match self {
             Self::Number(Number::AsInt(value)) | Self::Counted(value, _) => value.cast_unsigned(),
             Self::Number(Number::AsDouble(seconds)) => (seconds * 1e9) as u64,
-            Self::Durations(_, value) => value.count(),
+            Self::Durations(_, value, _) => value.count(),
         }
     }
 
@@ -56,7 +57,7 @@ impl Value {
             }
             (Self::Counted(sum, _), Self::Counted(more, _)) => *sum = sum.wrapping_add(more),
             (Self::Number(Number::AsDouble(sum)), Self::Number(Number::AsDouble(more))) => *sum += more,
-            (Self::Durations(_, sum), Self::Durations(_, more)) => sum.merge(&more),
+            (Self::Durations(_, sum, _), Self::Durations(_, more, _)) => sum.merge(&more),
             // A metric has one type of value, which its probe emits.
             _ => debug_assert!(false, "values of two types in one metric"),
         }
@@ -114,10 +115,13 @@ impl Points {
             Value::Number(number) => self.numbers.push(number_point(attributes, times, number)),
             Value::Counted(count, exemplar) => {
                 let point = number_point(attributes, times, Number::AsInt(count));
-                self.numbers.push(NumberDataPoint { exemplars: exemplar.into_iter().collect(), ..point });
+                let exemplars = exemplar.into_iter().filter(|one| is_within(one, times)).collect();
+                self.numbers.push(NumberDataPoint { exemplars, ..point });
             }
-            Value::Durations(range, value) => {
-                self.histograms.push(histogram_point(attributes, times, range, &value));
+            Value::Durations(range, value, mut exemplars) => {
+                exemplars.retain(|one| is_within(one, times));
+                let point = histogram_point(attributes, times, range, &value);
+                self.histograms.push(ExponentialHistogramDataPoint { exemplars, ..point });
             }
         }
     }
@@ -156,6 +160,11 @@ impl Points {
             data: Some(data(self.metric.instrument, self.numbers, self.histograms)),
         }
     }
+}
+
+/// Whether it is of the time that its point is about: after the start, up to the end.
+pub fn is_within(exemplar: &Exemplar, (start, end): Times) -> bool {
+    start < exemplar.time_unix_nano && exemplar.time_unix_nano <= end
 }
 
 fn data(
@@ -216,6 +225,8 @@ fn buckets(range: Range, value: &histogram) -> Buckets {
 
 #[cfg(test)]
 mod tests {
+    use jitterscope_semconv::metric::TCP_RETRANSMITS;
+
     use super::*;
 
     fn durations(counts: &[(usize, u64)], sum: u64) -> histogram {
@@ -232,6 +243,22 @@ mod tests {
         // The bucket up to one second is number 99 of the range, and has the index -1.
         assert_eq!((positive.offset, positive.bucket_counts), (-1, vec![3, 0, 1]));
         assert_eq!((point.count, point.sum, point.zero_count, point.scale), (4, Some(4.5), 0, 2));
+    }
+
+    #[test]
+    fn a_point_shows_no_anomaly_of_another_time() {
+        let mut points = Points::new(&TCP_RETRANSMITS);
+        for time in [9, 10, 11, 20, 21] {
+            let exemplar = Exemplar { time_unix_nano: time, ..Exemplar::default() };
+            points.push(Vec::new(), (10, 20), Value::Counted(1, Some(exemplar)));
+        }
+        let shown = points.numbers.iter().flat_map(|point| &point.exemplars);
+        assert_eq!(shown.map(|one| one.time_unix_nano).collect::<Vec<_>>(), [11, 20]);
+        let exemplars = [10, 15, 25].map(|time_unix_nano| Exemplar { time_unix_nano, ..Exemplar::default() });
+        let value = Box::new(durations(&[(99, 3)], 3_000_000_000));
+        points.push(Vec::new(), (10, 20), Value::Durations(Range::LATENCY, value, exemplars.to_vec()));
+        let shown = points.histograms.iter().flat_map(|point| &point.exemplars);
+        assert_eq!(shown.map(|one| one.time_unix_nano).collect::<Vec<_>>(), [15]);
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 
 use jitterscope_ebpf::Merge;
 
-use super::sums::{Sum, Sums};
+use super::{
+    shown::Latest,
+    sums::{Sum, Sums},
+};
 use crate::{pods::Entity, round::Round};
 
 /// A row: cgroup, what tells its series apart, value.
@@ -79,7 +82,7 @@ impl<W: Eq + Hash + Clone, V: Merge + Copy> Ledger<W, V> {
         self.past
             .entry((entity.key, what.clone()))
             .and_modify(|past| past.value.merge(value))
-            .or_insert_with(|| Sum { entity, what: what.clone(), value: *value, exemplar: None });
+            .or_insert_with(|| Sum { entity, what: what.clone(), value: *value, shown: Latest::new() });
     }
 }
 

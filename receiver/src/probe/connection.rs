@@ -13,7 +13,7 @@ use super::packetloss::transport_name;
 use crate::batch::attributes::key_value;
 
 /// An address as the kernel holds it: IPv4 in the first four bytes. `None` for anything but IP.
-pub(super) fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
+pub(crate) fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
     let [a, b, c, d, ..] = bytes;
     match family {
         4 => Some(Ipv4Addr::new(a, b, c, d).into()),

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jitterscope_ebpf::{
     Missing, ObserverOptions, Table, TableError,
-    abi::{DIRECTION_RECEIVE, PASSAGE_UNKNOWN, entity, passage, passage_event, passage_key, passage_times},
+    abi::{
+        DIRECTION_RECEIVE, HISTOGRAM_BUCKETS, PASSAGE_UNKNOWN, entity, passage, passage_event, passage_key,
+        passage_place, passage_times,
+    },
     histogram::Range,
     kernellatency::{KernelLatency, View},
 };
@@ -20,6 +23,7 @@ use super::{
     maps::{Fill, KernelMap, waiting},
     observed::{Observed, Reading, origin},
     packet,
+    shown::{Exemplars, Latest, exemplars_of, of_durations},
     sums::Sums,
 };
 use crate::{
@@ -107,13 +111,19 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     };
     let KernelLatency { observer, times, packets, view } =
         KernelLatency::open(opening.machine.kernel()?, &options)?;
+    let place = |place: &passage_place| Some((place.key, place.stage * HISTOGRAM_BUCKETS + place.bucket));
+    let times = Times { table: times, exemplars: exemplars_of(observer.loaded(), place) };
     let entered = |packet: &passage| packet.entered.into_iter().max().unwrap_or_default();
-    let maps = vec![Box::new(Times(times)) as Box<dyn KernelMap>, waiting("packets", packets, entered)];
+    let maps = vec![Box::new(times) as Box<dyn KernelMap>, waiting("packets", packets, entered)];
     Observed::start(observer, maps, Reader(view), opening)
 }
 
 /// How long packets took, by whose they are.
-struct Times(Table<passage_key, passage_times>);
+struct Times {
+    table: Table<passage_key, passage_times>,
+    /// Places are stages, each with its buckets; the one behind the last is the total.
+    exemplars: Option<Exemplars<passage_key>>,
+}
 
 impl KernelMap for Times {
     fn collect(
@@ -123,17 +133,23 @@ impl KernelMap for Times {
         attached: u64,
     ) -> Result<Fill, TableError> {
         let mut sums = Sums::default();
-        let entries = self.0.for_each(|key, times| {
+        // Before the values, which then contain them.
+        let shown = self.exemplars.as_ref().map(|take| take(round)).transpose()?.unwrap_or_default();
+        let entries = self.table.for_each(|key, times| {
             sums.add(round, &origin(&key.entity), What::of(key), times);
         })?;
+        for one in &shown {
+            sums.show(round, &origin(&one.key.entity), What::of(&one.key), one);
+        }
         for sum in sums {
-            sum.what.emit(&mut batch.entity(&sum.entity, Some(attached)), &sum.value);
+            let mut emit = batch.entity(&sum.entity, Some(attached));
+            sum.what.emit(&mut emit, &sum.value, &sum.shown, &round.clock);
         }
         Ok(Fill { map: "times", entries, limit: SERIES as usize })
     }
 
     fn forget(&mut self, is_gone: &dyn Fn(&entity) -> bool) -> Result<(), TableError> {
-        self.0.retain(|key, _| !is_gone(&key.entity)).map(drop)
+        self.table.retain(|key, _| !is_gone(&key.entity)).map(drop)
     }
 }
 
@@ -155,12 +171,17 @@ impl What {
     }
 
     /// The whole, and each stage that there is anything of.
-    fn emit(self, emit: &mut Emitter<'_, '_>, times: &passage_times) {
+    fn emit(self, emit: &mut Emitter<'_, '_>, times: &passage_times, shown: &Latest, clock: &Clock) {
         let direction = if self.receive { &RECEIVE } else { &TRANSMIT };
         let stages = direction.stages.iter().map(|(stage, _)| *stage).zip(&times.stages);
-        for (stage, durations) in stages.chain([(Stage::Total, &times.total)]) {
+        for (number, (stage, durations)) in (0..).zip(stages.chain([(Stage::Total, &times.total)])) {
             if durations.count() > 0 {
-                emit.histogram(direction.metric, &self.attributes(stage), Range::LATENCY, durations);
+                let first = number * HISTOGRAM_BUCKETS;
+                let buckets = shown.range(first..first + HISTOGRAM_BUCKETS);
+                let exemplars =
+                    of_durations(buckets.map(|(place, raw)| (place - first, raw)), Range::LATENCY, clock);
+                let attributes = self.attributes(stage);
+                emit.histogram_with(direction.metric, &attributes, Range::LATENCY, durations, exemplars);
             }
         }
     }

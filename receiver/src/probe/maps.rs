@@ -4,25 +4,25 @@
 use std::hash::Hash;
 
 use jitterscope_ebpf::{
-    Entries, Loaded, Merge, Table, TableError,
-    abi::{entity, exemplar, histogram},
+    Entries, Merge, Table, TableError,
+    abi::{entity, histogram},
     histogram::Range,
 };
 use jitterscope_semconv::{Instrument, Metric};
-use opentelemetry_proto::tonic::metrics::v1::Exemplar;
 use rustix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     cgroups::{Ledger, Row},
     observed::origin,
+    shown::{Exemplars, Latest, of_durations},
     sums::{Sum, Sums},
 };
 use crate::{
     batch::{Batch, Emitter, attributes::Pair},
     clock::{Clock, nanoseconds},
     round::Round,
-    spans::exemplar_of_count,
+    spans::exemplars::exemplar_of_count,
 };
 
 /// One map of a program.
@@ -63,30 +63,29 @@ pub(super) struct Fill {
 
 /// A value of a map, and the points that it makes.
 pub(super) trait Amount: Merge + Copy + Send + 'static {
-    fn emit(
-        &self,
-        emit: &mut Emitter<'_, '_>,
-        told: &Told,
-        attributes: &[Pair<'_>],
-        exemplar: Option<Exemplar>,
-    );
+    fn emit(&self, emit: &mut Emitter<'_, '_>, point: &Point<'_>, shown: &Latest);
+}
+
+/// What a point of a map is besides its value.
+pub(super) struct Point<'a> {
+    told: &'a Told,
+    attributes: &'a [Pair<'a>],
+    clock: &'a Clock,
 }
 
 impl Amount for u64 {
-    fn emit(
-        &self,
-        emit: &mut Emitter<'_, '_>,
-        told: &Told,
-        attributes: &[Pair<'_>],
-        exemplar: Option<Exemplar>,
-    ) {
-        emit.counter_with(told.metric, attributes, *self, exemplar);
+    fn emit(&self, emit: &mut Emitter<'_, '_>, point: &Point<'_>, shown: &Latest) {
+        let exemplar = shown.values().next().map(|raw| exemplar_of_count(raw, point.clock));
+        emit.counter_with(point.told.metric, point.attributes, *self, exemplar);
     }
 }
 
 impl Amount for histogram {
-    fn emit(&self, emit: &mut Emitter<'_, '_>, told: &Told, attributes: &[Pair<'_>], _: Option<Exemplar>) {
-        emit.histogram(told.metric, attributes, told.range, self);
+    fn emit(&self, emit: &mut Emitter<'_, '_>, point: &Point<'_>, shown: &Latest) {
+        let range = point.told.range;
+        let latest = shown.iter().map(|(bucket, raw)| (*bucket, raw));
+        let exemplars = of_durations(latest, range, point.clock);
+        emit.histogram_with(point.told.metric, point.attributes, range, self, exemplars);
     }
 }
 
@@ -127,11 +126,16 @@ impl Told {
         Fill { map: self.map, entries, limit: self.limit as usize }
     }
 
-    fn emit<W: Attributes, V: Amount>(&self, sums: Sums<W, V>, batch: &mut Batch<'_>, attached: u64) {
-        let clock = Clock::read();
-        for Sum { entity, what, value, exemplar } in sums {
-            let exemplar = exemplar.map(|raw| exemplar_of_count(&raw, &clock));
-            value.emit(&mut batch.entity(&entity, Some(attached)), self, &what.attributes(), exemplar);
+    fn emit<W: Attributes, V: Amount>(
+        &self,
+        sums: Sums<W, V>,
+        clock: &Clock,
+        batch: &mut Batch<'_>,
+        attached: u64,
+    ) {
+        for Sum { entity, what, value, shown } in sums {
+            let point = Point { told: self, attributes: &what.attributes(), clock };
+            value.emit(&mut batch.entity(&entity, Some(attached)), &point, &shown);
         }
     }
 }
@@ -177,25 +181,6 @@ where
     Box::new(ByEntity { told, table, exemplars, whose, what: Box::new(what) })
 }
 
-/// Takes the anomalies that have come since the last time, each with the key of the value that counts it.
-type Exemplars<K> = Box<dyn Fn() -> Result<Vec<(K, exemplar)>, TableError> + Send>;
-
-/// Those of a program that links anomalies to spans; none of one that was loaded without.
-pub(super) fn exemplars<K>(of: &Loaded) -> Option<Exemplars<K>>
-where
-    K: FromBytes + IntoBytes + Immutable + KnownLayout + Clone + Send + 'static,
-{
-    let table = of.table::<K, exemplar>("exemplars").ok()?;
-    Some(Box::new(move || {
-        let mut taken = Vec::new();
-        table.retain(|key, exemplar| {
-            taken.push((key.clone(), *exemplar));
-            false
-        })?;
-        Ok(taken)
-    }))
-}
-
 impl<T, W> KernelMap for ByEntity<T, W>
 where
     T: Entries<Value: Amount> + Send,
@@ -209,18 +194,18 @@ where
     ) -> Result<Fill, TableError> {
         let mut sums = Sums::default();
         // Before the values, which then contain them.
-        let shown = self.exemplars.as_ref().map(|take| take()).transpose()?.unwrap_or_default();
+        let shown = self.exemplars.as_ref().map(|take| take(round)).transpose()?.unwrap_or_default();
         let entries = self.table.for_each(|key, value| {
             if let Some(what) = (self.what)(key) {
                 sums.add(round, &origin(&(self.whose)(key)), what, value);
             }
         })?;
-        for (key, exemplar) in &shown {
-            if let Some(what) = (self.what)(key) {
-                sums.show(round, &origin(&(self.whose)(key)), what, exemplar);
+        for one in &shown {
+            if let Some(what) = (self.what)(&one.key) {
+                sums.show(round, &origin(&(self.whose)(&one.key)), what, one);
             }
         }
-        self.told.emit(sums, batch, attached);
+        self.told.emit(sums, &round.clock, batch, attached);
         Ok(self.told.fill(entries))
     }
 
@@ -271,7 +256,7 @@ where
             rows.extend((self.what)(key).map(|what| ((self.cgroup)(key), what, *value)));
         })?;
         let (sums, gone) = self.ledger.add_up(&rows, round);
-        self.told.emit(sums, batch, attached);
+        self.told.emit(sums, &round.clock, batch, attached);
         if !gone.is_empty() {
             self.table.retain(|key, _| !gone.contains(&(self.cgroup)(key)))?;
         }

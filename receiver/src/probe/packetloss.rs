@@ -28,8 +28,9 @@ use super::{
     Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{address, end, family_name},
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, Fill, KernelMap, Told, by_entity_with, exemplars},
+    maps::{Attributes, Fill, KernelMap, Told, by_entity_with},
     observed::{Observed, Reading},
+    shown::exemplars,
 };
 use crate::{
     batch::{Batch, Occurrence, attributes::Pair},

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jitterscope_ebpf::{
-    Missing, ObserverOptions, Table,
-    abi::{SOCKET_READ, histogram, socket_wait_event, socket_wait_key},
+    Loaded, Missing, ObserverOptions, Table,
+    abi::{SOCKET_READ, SOCKET_WRITE, histogram, socket_wait_event, socket_wait_key, socket_wait_place},
     socketlatency::{Half, SERIES, SocketLatency as Program},
 };
 use jitterscope_semconv::{Metric, attribute as key, event as events, metric, value::NetworkType};
@@ -14,9 +14,10 @@ use super::{
     command::command,
     connection::{attributes, ends, family_name},
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, KernelMap, Told, by_entity, in_flight},
+    maps::{Attributes, KernelMap, Told, by_entity_with, in_flight},
     observed::{Observed, Reading, origin},
     packetloss::transport_name,
+    shown::exemplars_of,
 };
 use crate::{
     batch::{
@@ -54,19 +55,23 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
     let Program { observer, reads, writes, unsent, missing } =
         Program::open(opening.machine.kernel()?, &options)?;
     let maps = vec![
-        waits("reads", reads, &metric::SOCKET_READ_WAIT),
-        waits("writes", writes, &metric::SOCKET_WRITE_WAIT),
+        waits(observer.loaded(), ("reads", SOCKET_READ), reads, &metric::SOCKET_READ_WAIT),
+        waits(observer.loaded(), ("writes", SOCKET_WRITE), writes, &metric::SOCKET_WRITE_WAIT),
         in_flight("unsent", unsent),
     ];
     Observed::start(observer, maps, SocketLatency { missing }, opening)
 }
 
 fn waits(
-    map: &'static str,
+    loaded: &Loaded,
+    (map, operation): (&'static str, u32),
     table: Table<socket_wait_key, histogram>,
     metric: &'static Metric,
 ) -> Box<dyn KernelMap> {
-    by_entity(Told::new(map, SERIES, metric), table, |key| key.entity, What::of)
+    let place =
+        move |place: &socket_wait_place| (place.operation == operation).then_some((place.key, place.bucket));
+    let shown = exemplars_of(loaded, place);
+    by_entity_with(Told::new(map, SERIES, metric), table, shown, |key| key.entity, What::of)
 }
 
 impl Reading for SocketLatency {

@@ -2,8 +2,9 @@
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
-use jitterscope_ebpf::{Merge, abi::exemplar};
+use jitterscope_ebpf::Merge;
 
+use super::shown::{Latest, Shown};
 use crate::{
     pods::{Entity, Origin},
     round::Round,
@@ -17,8 +18,8 @@ pub(super) struct Sum<W, V> {
     pub(super) entity: Arc<Entity>,
     pub(super) what: W,
     pub(super) value: V,
-    /// The last anomaly in the value, of those that are to be shown with it.
-    pub(super) exemplar: Option<exemplar>,
+    /// The last anomalies in the value, of those that are to be shown with it.
+    pub(super) shown: Latest,
 }
 
 impl<W, V> Default for Sums<W, V> {
@@ -40,15 +41,16 @@ impl<W: Eq + Hash + Clone, V: Merge + Copy> Sums<W, V> {
         self.0
             .entry((entity.key, what.clone()))
             .and_modify(|sum| sum.value.merge(value))
-            .or_insert_with(|| Sum { entity, what, value: *value, exemplar: None });
+            .or_insert_with(|| Sum { entity, what, value: *value, shown: Latest::new() });
     }
 
     /// Shows an anomaly with the sum of its series, unless a later one is.
-    pub(super) fn show(&mut self, round: &Round<'_>, origin: &Origin, what: W, shown: &exemplar) {
+    pub(super) fn show<K>(&mut self, round: &Round<'_>, origin: &Origin, what: W, one: &Shown<K>) {
         let Some(entity) = round.entity(origin) else { return };
-        let sum = self.0.get_mut(&(entity.key, what));
-        if let Some(sum) = sum.filter(|sum| sum.exemplar.is_none_or(|other| other.time < shown.time)) {
-            sum.exemplar = Some(*shown);
+        let Some(sum) = self.0.get_mut(&(entity.key, what)) else { return };
+        let latest = sum.shown.entry(one.place).or_insert(one.exemplar);
+        if latest.time < one.exemplar.time {
+            *latest = one.exemplar;
         }
     }
 }

@@ -18,8 +18,9 @@ use super::{
     Definition, Opening, Overhead, Probe, ProbeOption, Skip, Source,
     connection::{attributes, ends, family_name},
     machine::EBPF_CAPABILITIES,
-    maps::{Attributes, Told, by_entity_with, exemplars},
+    maps::{Attributes, Told, by_entity_with},
     observed::{Observed, Reading, origin},
+    shown::exemplars,
 };
 use crate::{
     batch::{

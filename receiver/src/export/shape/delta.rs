@@ -9,12 +9,14 @@ use std::{
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     metrics::v1::{
-        AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, HistogramDataPoint,
+        AggregationTemporality, DataPointFlags, Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint,
         NumberDataPoint, exponential_histogram_data_point::Buckets, metric::Data, number_data_point::Value,
     },
     resource::v1::Resource,
 };
 use prost::Message;
+
+use crate::batch::points::is_within;
 
 /// Series that are remembered at most, all probes together: four times what the probe with the most may have. A series
 /// beyond it is told of no more, and counted.
@@ -85,6 +87,7 @@ trait Point {
     fn attributes(&self) -> &[KeyValue];
     fn flags(&self) -> u32;
     fn times(&mut self) -> (&mut u64, u64);
+    fn exemplars(&mut self) -> &mut Vec<Exemplar>;
     /// Its total; `None` without a value.
     fn total(&self) -> Option<Total>;
     /// Takes off an earlier total. False when that is larger: it started anew.
@@ -146,6 +149,8 @@ impl Baselines {
         let told = match known {
             Some(known) if point.take_off(&known.total) => {
                 *point.times().0 = known.time;
+                // What came earlier was in the difference before.
+                point.exemplars().retain(|one| is_within(one, (known.time, now)));
                 true
             }
             // It started anew: all that it counts is new.
@@ -200,6 +205,9 @@ macro_rules! members {
         }
         fn times(&mut self) -> (&mut u64, u64) {
             (&mut self.start_time_unix_nano, self.time_unix_nano)
+        }
+        fn exemplars(&mut self) -> &mut Vec<Exemplar> {
+            &mut self.exemplars
         }
     };
 }

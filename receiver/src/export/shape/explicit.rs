@@ -1,10 +1,11 @@
 //! Exponential buckets as explicit ones. Every explicit bound is a bound of the kernel's buckets, so that no count has to be
 //! split between two.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use opentelemetry_proto::tonic::metrics::v1::{
-    DataPointFlags, ExponentialHistogram, ExponentialHistogramDataPoint, Histogram, HistogramDataPoint,
+    DataPointFlags, Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Histogram,
+    HistogramDataPoint, exemplar::Value,
 };
 
 /// The bounds are 2^(index / 4) seconds of these: from 0.95 µs to 9.5 s.
@@ -38,11 +39,25 @@ fn point(from: &ExponentialHistogramDataPoint) -> HistogramDataPoint {
         sum: from.sum.or((from.flags & DataPointFlags::NoRecordedValueMask as u32 != 0).then_some(0.0)),
         bucket_counts: counts,
         explicit_bounds: BOUNDS.clone(),
-        exemplars: from.exemplars.clone(),
+        exemplars: latest(&from.exemplars),
         flags: from.flags,
         min: from.min,
         max: from.max,
     }
+}
+
+/// The last exemplar of each bucket: buckets beyond the bounds have become one.
+fn latest(all: &[Exemplar]) -> Vec<Exemplar> {
+    let mut latest: BTreeMap<usize, &Exemplar> = BTreeMap::new();
+    for one in all {
+        let Some(Value::AsDouble(value)) = one.value else { continue };
+        let bucket = BOUNDS.partition_point(|bound| *bound < value);
+        let shown = latest.entry(bucket).or_insert(one);
+        if shown.time_unix_nano < one.time_unix_nano {
+            *shown = one;
+        }
+    }
+    latest.into_values().cloned().collect()
 }
 
 /// The explicit bucket of an exponential one, which holds what is above 2^(index / 4) and up to 2^((index + 1) / 4): the one
@@ -84,6 +99,21 @@ mod tests {
             assert_eq!(point.bucket_counts.iter().sum::<u64>(), 1);
             seconds *= 1.0137;
         }
+    }
+
+    #[test]
+    fn every_bucket_keeps_its_last_exemplar() {
+        let shown = |value: f64, time_unix_nano: u64| Exemplar {
+            time_unix_nano,
+            value: Some(Value::AsDouble(value)),
+            ..Exemplar::default()
+        };
+        // What is shorter than the bounds or longer has one bucket each.
+        let all = [(1e-7, 2), (2e-7, 3), (3e-7, 1), (0.9, 4), (1.0, 3), (1.1, 5), (10.0, 7), (90.0, 6)];
+        let exemplars = all.map(|(value, time)| shown(value, time)).to_vec();
+        let point = point(&ExponentialHistogramDataPoint { exemplars, ..exponential(1.0) });
+        let times: Vec<u64> = point.exemplars.iter().map(|one| one.time_unix_nano).collect();
+        assert_eq!(times, [3, 4, 5, 7]);
     }
 
     #[test]

@@ -57,6 +57,23 @@ fn what_began_later_and_what_began_anew_is_told_in_full() {
 }
 
 #[test]
+fn an_exemplar_is_told_with_the_difference_of_its_time_alone() {
+    let mut baselines = Baselines::from(SINCE);
+    let mut shown = |time: u64, exemplars: &[u64]| {
+        let Data::Sum(mut total) = sum(1050, time, time.cast_signed()) else { panic!() };
+        let exemplar = |time: &u64| Exemplar { time_unix_nano: *time, ..Exemplar::default() };
+        total.data_points[0].exemplars = exemplars.iter().map(exemplar).collect();
+        let mut data = Data::Sum(total);
+        baselines.difference(1, "m", &mut data);
+        let Data::Sum(told) = data else { panic!("still a sum") };
+        told.data_points[0].exemplars.iter().map(|one| one.time_unix_nano).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(1100, &[1060]), [1060]);
+    assert_eq!(shown(1200, &[1060, 1100, 1101, 1200]), [1101, 1200]);
+    assert_eq!(shown(1300, &[]), [0; 0]);
+}
+
+#[test]
 fn series_are_told_apart_by_entity_metric_and_attributes() {
     let mut baselines = Baselines::from(SINCE);
     let mut first = sum(1050, 1100, 1);
