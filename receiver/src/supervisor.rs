@@ -41,7 +41,7 @@ pub struct Supervisor {
     counters: Option<Handle>,
     /// One for each probe with events.
     tasks: BTreeMap<&'static str, Handle>,
-    running: BTreeMap<&'static str, ProbeSettings>,
+    running: BTreeMap<&'static str, Current>,
     /// Probes that something passing keeps from running.
     temporary: BTreeSet<&'static str>,
     /// What is known of the applications' spans.
@@ -50,6 +50,13 @@ pub struct Supervisor {
     unlinked: Option<Skip>,
     /// Type information of a kernel that does not bring its own.
     btf: Option<PathBuf>,
+}
+
+/// How a probe runs at present.
+struct Current {
+    settings: ProbeSettings,
+    /// Whether it was opened with what is known of spans: its programs are made for that, or without.
+    linked: bool,
 }
 
 /// A task and how to tell it something.
@@ -118,6 +125,11 @@ impl Supervisor {
         self.unlinked = unlinked;
     }
 
+    /// Whether a probe's anomalies are linked to spans when it is opened now.
+    fn links(&self, wanted: &ProbeSettings) -> bool {
+        wanted.links.is_some() && self.spans.are_open()
+    }
+
     /// Closes them when nobody reads them any more.
     fn forget_spans(&mut self, settings: &Settings) {
         if !wants_spans(settings) && self.spans.are_open() {
@@ -132,16 +144,17 @@ impl Supervisor {
         machine: &Machine,
     ) -> Result<(), Skip> {
         let definition = account.definition;
-        match (self.running.get(definition.name), wanted.enabled) {
-            (Some(current), true) if current == wanted => Ok(()),
-            // Its programs are made for one or the other.
-            (Some(current), true) if current.links.is_some() != wanted.links.is_some() => {
+        let linked = self.links(wanted);
+        match (self.running.get_mut(definition.name), wanted.enabled) {
+            // What it has counted is told before; then it counts from zero, from then on.
+            (Some(current), true) if current.linked != linked => {
                 self.stop(definition).await;
                 self.start(account, wanted, machine).await
             }
-            (Some(_), true) => {
+            (Some(current), true) if current.settings == *wanted => Ok(()),
+            (Some(current), true) => {
+                current.settings = wanted.clone();
                 self.tell(definition, Command::Reconfigure(definition.name, Box::new(wanted.clone()))).await;
-                self.running.insert(definition.name, wanted.clone());
                 Ok(())
             }
             (Some(_), false) => {
@@ -169,7 +182,8 @@ impl Supervisor {
                 let running = Running::new(probe, Arc::clone(account), wanted, self.first());
                 self.place(account.definition, running).await?;
                 info!(probe = account.definition.name, limitation, "running");
-                self.running.insert(account.definition.name, wanted.clone());
+                let current = Current { settings: wanted.clone(), linked: self.links(wanted) };
+                self.running.insert(account.definition.name, current);
                 Ok(())
             }
             Err(skip) => {
@@ -237,7 +251,12 @@ impl Supervisor {
     /// Tries again what something passing kept from running.
     pub async fn retry(&mut self, settings: &Settings) {
         let machine = Machine::new(self.btf.as_deref());
-        for name in std::mem::take(&mut self.temporary) {
+        let mut again = std::mem::take(&mut self.temporary);
+        if matches!(self.unlinked, Some(Skip::Temporary(_))) {
+            self.find_spans(settings, &machine);
+            again.extend(self.running.keys());
+        }
+        for name in again {
             let account = self.accounts.iter().find(|account| account.definition.name == name).cloned();
             if let (Some(account), Some(wanted)) = (account, settings.probes.get(name)) {
                 // What cannot run is logged and in its account; nothing more is to be done about it here.
