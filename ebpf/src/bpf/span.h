@@ -52,7 +52,7 @@ static __always_inline int is_kept_for(const struct span_context *c, struct sock
 }
 
 /* Where what was written ends. That nothing more comes takes a position too, and is part of no answer. */
-static __always_inline u32 written(struct tcp_sock *tp)
+static __always_inline u32 end_of_data(struct tcp_sock *tp)
 {
 	u8 state = BPF_CORE_READ((struct sock *)tp, __sk_common.skc_state);
 	int finishing = state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK;
@@ -64,7 +64,7 @@ static __always_inline int is_answered(const struct span_context *c, struct tcp_
 {
 	if (c->link.role == SPAN_ROLE_CLIENT)
 		return is_before(c->answer, BPF_CORE_READ(tp, rcv_nxt));
-	return is_before(c->answer, written(tp));
+	return is_before(c->answer, end_of_data(tp));
 }
 
 /* Who asks never learns where an answer ends; who answers knows what of it has not arrived yet. */
@@ -75,7 +75,7 @@ static __always_inline int is_under_way(const struct span_context *c, struct tcp
 	if (c->link.role != SPAN_ROLE_SERVER)
 		return 0;
 	return is_before(BPF_CORE_READ(tp, snd_una),
-			 c->extent == EXTENT_CLOSED ? c->answer_end : written(tp));
+			 c->extent == EXTENT_CLOSED ? c->answer_end : end_of_data(tp));
 }
 
 /* Something of the side that asks. */

@@ -64,7 +64,7 @@ fn an_exemplar_is_told_with_the_difference_of_its_time_alone() {
         let exemplar = |time: &u64| Exemplar { time_unix_nano: *time, ..Exemplar::default() };
         total.data_points[0].exemplars = exemplars.iter().map(exemplar).collect();
         let mut data = Data::Sum(total);
-        baselines.difference(1, "m", &mut data);
+        baselines.difference(of(1), "m", &mut data);
         let Data::Sum(told) = data else { panic!("still a sum") };
         told.data_points[0].exemplars.iter().map(|one| one.time_unix_nano).collect::<Vec<_>>()
     };
