@@ -18,12 +18,19 @@ use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::requirements;
 use jitterscope_integration::shop::{self, Language, Load, Part};
 use jitterscope_integration::telemetry::Record;
+use jitterscope_semconv::{event, metric};
 use serde_json::Value;
 
 /// A shop of moderate size, for as long as anyone looks at it.
 const LOAD: Load = Load { connections: 16, rate: 200, seconds: 7 * 24 * 3600, every: 100 };
 /// Requests that are shown.
 const SHOWN: usize = 6;
+/// The counter whose exemplars show an event.
+const COUNTERS: [(&str, &str); 3] = [
+    (event::TCP_RETRANSMITTED.name, metric::TCP_RETRANSMITS.name),
+    (event::PACKET_DROPPED.name, metric::PACKET_DROPS.name),
+    (event::TCP_RESET.name, metric::TCP_RESETS.name),
+];
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -122,13 +129,11 @@ impl Demo {
         let is_ours = |record: &Record| role_of(&record.resource, &self.network).is_some();
         for record in self.logs.received()?.records().filter(|one| !one.trace.is_empty() && is_ours(one)) {
             let is_new = !shown.contains(&record.trace) && !kinds.contains(&record.event);
-            let exemplar =
-                exemplars.iter().find(|(_, exemplar)| exemplar["labels"]["trace_id"] == *record.trace);
-            let spans =
-                if is_new { self.jaeger.spans(&record.trace).unwrap_or_default() } else { Vec::new() };
+            let Some(exemplar) = exemplars.iter().find(|one| is_new && is_of(one, &record)) else { continue };
+            let spans = self.jaeger.spans(&record.trace).unwrap_or_default();
             let is_whole = spans.iter().any(|span| span.id == record.span)
                 && spans.iter().any(|span| span.parent == record.span && span.name == record.event);
-            if let Some(exemplar) = exemplar.filter(|_| is_whole && shown.len() < SHOWN) {
+            if is_whole && shown.len() < SHOWN {
                 self.show(&record, exemplar, &spans);
                 shown.insert(record.trace.clone());
                 kinds.insert(record.event.clone());
@@ -157,6 +162,13 @@ fn tree(span: &Span, spans: &[Span], start: u64, depth: usize) {
     let mut below: Vec<_> = spans.iter().filter(|child| child.parent == span.id).collect();
     below.sort_by_key(|child| child.start);
     below.into_iter().for_each(|child| tree(child, spans, start, depth + 1));
+}
+
+/// Whether an exemplar is of the span of a record, with the counter of its event.
+fn is_of((series, exemplar): &(Value, Value), record: &Record) -> bool {
+    let counter = COUNTERS.iter().find(|(event, _)| *event == record.event);
+    let is_its = |(_, counter): &(_, &str)| name(series).starts_with(&counter.replace('.', "_"));
+    counter.is_some_and(is_its) && exemplar["labels"]["span_id"] == *record.span
 }
 
 fn name(series: &Value) -> String {
