@@ -40,6 +40,7 @@ fn terms(request: &Telemetry) -> BTreeMap<Whose, [u64; 4]> {
     };
     let mut delivered = sdk(metric::OTEL_SDK_EXPORTER_METRIC_DATA_POINT_EXPORTED.name, "metrics");
     delivered.extend(sdk(metric::OTEL_SDK_EXPORTER_LOG_EXPORTED.name, "logs"));
+    delivered.extend(sdk(metric::OTEL_SDK_EXPORTER_SPAN_EXPORTED.name, "traces"));
     let waiting = own(metric::EXPORTER_QUEUE_LENGTH.name);
     let dropped = own(metric::EXPORTER_DROPS.name);
     let recovered = own(metric::EXPORTER_RECOVERED.name);
