@@ -83,7 +83,7 @@ impl Drop for Place {
 fn request(signal: Signal, number: i64) -> Vec<u8> {
     // They compress badly, and every third needs pages of its own.
     let length = 20 + number.cast_unsigned() % 3 * 300;
-    let mut state = number.cast_unsigned() << 1 | signal as u64;
+    let mut state = number.cast_unsigned() << 2 | signal as u64;
     let mut next = || {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (state >> 56) as u8
@@ -202,7 +202,7 @@ async fn deliver(place: &Place) -> Left {
             account.delivered(signal, item.request.items);
         }
     }
-    let all_came = delivered.len() == 2 * usize::try_from(REQUESTS).unwrap_or_default();
+    let all_came = delivered.len() == Signal::ALL.len() * usize::try_from(REQUESTS).unwrap_or_default();
     let corrupted = Signal::ALL.map(|signal| check(&account, signal)).iter().any(|lost| *lost > 0);
     let is_told = all_came || corrupted || account.disk_failures() > 0;
     if account.disk_error().is_none() {
