@@ -180,11 +180,13 @@ async fn over_bad_lines_the_collectors_values_are_the_kernels_and_no_event_is_mi
         assert_eq!(events.collect::<BTreeSet<_>>().len() as u64, kernel);
     }
     let accounts = receiver.deliveries().unwrap();
-    assert_eq!(accounts.len(), 4);
+    assert_eq!(accounts.len(), 6);
     for Delivered { destination, signal, produced, recovered, delivered, queued, dropped } in accounts {
         let told = format!("{destination} {signal}");
         assert_eq!(produced + recovered, delivered + queued + dropped, "{told}");
         let complaints = receiver.complaints();
-        assert!(produced > 0 && produced == delivered, "{told} {produced} {delivered} {complaints:#?}");
+        // No anomaly is shown as a span.
+        assert_eq!(produced > 0, signal != "traces", "{told}");
+        assert_eq!(produced, delivered, "{told} {complaints:#?}");
     }
 }
