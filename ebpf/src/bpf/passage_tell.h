@@ -122,7 +122,8 @@ static __always_inline void tell(const struct passage *p, const struct entity *e
 	}
 	if (linked) {
 		find_data_span(&shown.link, a->kept, a->sk, &packet, length, slow);
-		find_packet_facts(&shown.facts, &packet, p->direction);
+		if (is_shown(&shown.link))
+			find_packet_facts(&shown.facts, &packet, p->direction);
 	}
 	count_stages(p, duration, stages, &place, &shown);
 	if (slow)

@@ -76,21 +76,28 @@ static __always_inline void find_wait_span(struct span_link *span, struct sock *
 		look_for_span(span, context_of(sk), sk, MATTER_PACKET, direction, position, slow);
 }
 
+static __always_inline void show_wait(struct sock *sk, const struct socket_wait_key *key, u32 operation,
+				      u32 bucket, u64 wait, u32 pid, const struct span_link *span)
+{
+	struct socket_wait_place place = {.key = *key, .operation = operation, .bucket = bucket};
+	struct exemplar shown = {.value = wait, .link = *span, .facts.pid = pid};
+
+	find_socket_facts(&shown.facts, sk);
+	show(&exemplars, &place, &shown);
+}
+
 /* Counts a wait, and shows it with its bucket. `pid` is of the process whose call it was. */
 static __always_inline void count_wait(void *histograms, struct sock *sk, const struct socket_wait_key *key,
 				       u32 operation, u64 wait, u32 pid, const struct span_link *span)
 {
-	struct socket_wait_place place = {.key = *key, .operation = operation};
-	struct exemplar shown = {.value = wait, .link = *span, .facts.pid = pid};
 	struct histogram *h = series_of(histograms, key);
+	u32 bucket;
 
 	if (!h)
 		return;
-	place.bucket = observe(h, wait);
-	if (!is_shown(span))
-		return;
-	find_socket_facts(&shown.facts, sk);
-	show(&exemplars, &place, &shown);
+	bucket = observe(h, wait);
+	if (is_shown(span))
+		show_wait(sk, key, operation, bucket, wait, pid, span);
 }
 
 /*
@@ -105,7 +112,7 @@ static __always_inline void read_waited(struct sock *sk, const struct socket_wai
 	int slow = is_slow(wait);
 
 	find_wait_span(&span, sk, key, DIRECTION_RECEIVE, position, slow, 1);
-	if (called)
+	if (called && is_shown(&span))
 		by.pid = bpf_get_current_pid_tgid() >> 32;
 	count_wait(&reads, sk, key, SOCKET_READ, wait, by.pid, &span);
 	if (!slow)
