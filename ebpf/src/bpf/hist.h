@@ -13,9 +13,6 @@
  */
 const volatile u64 histogram_bounds[HISTOGRAM_BUCKETS - 1];
 
-/* Keeps the compiler from knowing what a number can be: it leaves out masks that verifiers need. */
-#define FORGET_RANGE(number) asm volatile("" : "+r"(number))
-
 /*
  * Without branches: the verifier would walk through every bucket, with all that follows. Neither durations
  * nor bounds have their highest bit set.

@@ -204,7 +204,7 @@ static __always_inline int decode(struct fields *f, struct __sk_buff *skb)
 {
 	u32 place, bit = 0, length = f->length - 1;
 
-	asm volatile("" : "+r"(length));
+	FORGET_RANGE(length);
 	if (length > CODED - 1 || bpf_skb_load_bytes(skb, f->value, f->coded, length + 1))
 		return 0;
 	for (place = 0; place < TEXT; place++) {

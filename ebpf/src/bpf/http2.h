@@ -141,7 +141,7 @@ static __always_inline u8 is_same(u32 a, u32 b)
 {
 	u64 same = ((u64)(a ^ b) - 1) >> 63;
 
-	asm volatile("" : "+r"(same));
+	FORGET_RANGE(same);
 	return same;
 }
 
@@ -294,7 +294,7 @@ static __always_inline int read_header(struct sent *sent, struct __sk_buff *skb,
 		u32 place = sent->seen;
 
 		/* The compiler knows the bound and leaves the mask out, the verifier has forgotten it. */
-		asm volatile("" : "+r"(place));
+		FORGET_RANGE(place);
 		if (bpf_skb_load_bytes(skb, s->payload + offset, &sent->header[place & 15], 1))
 			return 0;
 		sent->seen++;

@@ -73,7 +73,7 @@ __noinline int find_line(struct __sk_buff *skb, u32 offset, u32 left, u64 any)
 	u64 text[STEP_WORDS + 1] = {}, last = (u64)left - 1;
 	u32 i;
 
-	asm volatile("" : "+r"(last));
+	FORGET_RANGE(last);
 	if (last > sizeof(text) - 1)
 		last = sizeof(text) - 1;
 	if (bpf_skb_load_bytes(skb, offset, text, last + 1))

@@ -483,4 +483,7 @@ struct sk_buff___v6_10 {
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 
+/* Keeps the compiler from knowing what a number can be: it leaves out masks that verifiers need. */
+#define FORGET_RANGE(number) asm volatile("" : "+r"(number))
+
 #endif

@@ -41,7 +41,7 @@ static __always_inline u32 verdict_of(u32 reason, u64 location)
 	if (reason == reason_not_specified)
 		return verdict_of_function(location);
 	/* Hides from the compiler that index is the 32-bit reason, which it would check in place of index. */
-	asm volatile("" : "+r"(index));
+	FORGET_RANGE(index);
 	return index < sizeof(verdicts) ? verdicts[index] : VERDICT_LOSS;
 }
 
