@@ -108,10 +108,6 @@ impl Attributes for What {
 impl Reading for BioLatency {
     type Record = block_event;
 
-    fn lasted(&self, record: &block_event) -> Duration {
-        Duration::from_nanos(record.duration)
-    }
-
     fn occurrence(&mut self, record: &block_event, clock: &Clock) -> Occurrence {
         let request = &record.request;
         let operation = self.operations.name(request.key.operation);

@@ -79,10 +79,6 @@ fn maps(loaded: &Loaded) -> Result<Vec<Box<dyn KernelMap>>, TableError> {
 impl Reading for NetifTxLatency {
     type Record = transmit_event;
 
-    fn lasted(&self, record: &transmit_event) -> Duration {
-        Duration::from_nanos(record.duration)
-    }
-
     fn occurrence(&mut self, record: &transmit_event, clock: &Clock) -> Occurrence {
         let seconds = record.duration as f64 / 1e9;
         let what = What::of(&record.key);

@@ -73,10 +73,6 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
 impl Reading for SchedLatency {
     type Record = scheduler_event;
 
-    fn lasted(&self, record: &scheduler_event) -> Duration {
-        Duration::from_nanos(record.wait)
-    }
-
     fn occurrence(&mut self, record: &scheduler_event, clock: &Clock) -> Occurrence {
         let (name, seconds) = (command(&record.command), record.wait as f64 / 1e9);
         let mut facts = vec![

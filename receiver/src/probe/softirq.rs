@@ -109,10 +109,6 @@ impl KernelMap for Vectors {
 impl Reading for Softirq {
     type Record = softirq_event;
 
-    fn lasted(&self, record: &softirq_event) -> Duration {
-        Duration::from_nanos(record.duration)
-    }
-
     fn occurrence(&mut self, record: &softirq_event, clock: &Clock) -> Occurrence {
         let vector = self.names.of(record.vector);
         let stage = if record.stage == SOFTIRQ_RUN { Stage::Run } else { Stage::Wait };

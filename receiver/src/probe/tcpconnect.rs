@@ -1,7 +1,5 @@
 //! How long TCP's handshakes take, how long connections live, and which attempts to connect fail and why.
 
-use std::time::Duration;
-
 use jitterscope_ebpf::{
     Loaded, Object, Observer, ObserverOptions, TableError,
     abi::{ROLE_CLIENT, ROLE_SERVER, connect_event, connect_failure_key, handshake_key, histogram},
@@ -92,10 +90,6 @@ fn maps(loaded: &Loaded) -> Result<Vec<Box<dyn KernelMap>>, TableError> {
 
 impl Reading for TcpConnect {
     type Record = connect_event;
-
-    fn lasted(&self, record: &connect_event) -> Duration {
-        Duration::from_nanos(record.duration)
-    }
 
     fn occurrence(&mut self, record: &connect_event, clock: &Clock) -> Occurrence {
         let seconds = record.duration as f64 / 1e9;

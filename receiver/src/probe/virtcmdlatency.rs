@@ -57,10 +57,6 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn Probe>, Skip> {
 impl Reading for VirtCmdLatency {
     type Record = command_event;
 
-    fn lasted(&self, record: &command_event) -> Duration {
-        Duration::from_nanos(record.duration)
-    }
-
     fn occurrence(&mut self, record: &command_event, clock: &Clock) -> Occurrence {
         let (name, seconds) = (command(&record.command), record.duration as f64 / 1e9);
         let class = class_name(record.class.into());
