@@ -151,7 +151,7 @@ fn resource(own: &config::Resource) -> Resource {
 
 /// The SDK owns its reader; this lets us keep it too.
 #[derive(Clone, Debug)]
-struct SharedReader(Arc<ManualReader>);
+pub struct SharedReader(pub Arc<ManualReader>);
 
 impl MetricReader for SharedReader {
     fn register_pipeline(&self, pipeline: Weak<Pipeline>) {

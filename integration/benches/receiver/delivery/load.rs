@@ -1,11 +1,12 @@
 //! What is sent: the points of an SDK's instruments and log records with attributes, the same for every way.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Result, bail};
+use jitterscope::telemetry::SharedReader;
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity},
@@ -13,11 +14,10 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkResult,
     logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider},
     metrics::{
-        Aggregation, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
-        data::ResourceMetrics, reader::MetricReader,
+        Aggregation, InstrumentKind, ManualReader, SdkMeterProvider, Stream, data::ResourceMetrics,
+        reader::MetricReader,
     },
 };
 
@@ -160,26 +160,4 @@ pub(super) fn resource() -> Resource {
 /// Of what scope.
 pub(super) fn scope() -> InstrumentationScope {
     InstrumentationScope::builder("bench").build()
-}
-
-/// The SDK owns its reader; this lets us keep it too.
-#[derive(Clone, Debug)]
-struct SharedReader(Arc<ManualReader>);
-
-impl MetricReader for SharedReader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
 }
