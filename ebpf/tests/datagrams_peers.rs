@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use common::segments::send_in_segments_of;
-use common::{Namespace, Network, can_load};
+use common::{Namespace, Network, can_load, octets};
 use jitterscope_ebpf::datagrams::{Datagrams, PEERS};
 use jitterscope_ebpf::{Form, Kernel};
 use rustix::time::{ClockId, clock_gettime};
@@ -17,17 +17,6 @@ const FAMILIES: [u8; 2] = [4, 6];
 
 fn open(peers: u32) -> Datagrams {
     Datagrams::open(&Kernel::read(None).unwrap(), peers).unwrap()
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V6(address) => address.octets(),
-        IpAddr::V4(address) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&address.octets());
-            octets
-        }
-    }
 }
 
 /// What sockets of `namespace` exchanged with `peer`: bytes and datagrams received, bytes and datagrams sent.

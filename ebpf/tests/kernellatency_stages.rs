@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::held::{Held, PORT, Verdict, receiver, sender, server};
 use common::passages::{Functions, Passages, SLOW, THRESHOLD, more, soon, undisturbed};
-use common::{Namespace, Network, can_load};
+use common::{Namespace, Network, can_load, octets};
 use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, DIRECTION_TRANSMIT, PASSAGE_UNKNOWN, RECEIVE_LOCAL_IN, RECEIVE_PREROUTING,
     SEND_LOCAL_OUT, SEND_NEIGHBOUR, SEND_POSTROUTING, histogram, passage_event, passage_times,
@@ -50,17 +50,6 @@ impl Fault {
 
 fn times(probe: &Passages, of: &Namespace, direction: u32, family: u8) -> passage_times {
     probe.times(of, |key| (u32::from(key.direction), key.family) == (direction, family))
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V6(address) => address.octets(),
-        IpAddr::V4(address) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&address.octets());
-            octets
-        }
-    }
 }
 
 /// The event is of a packet of `protocol` from a to b, `length` bytes with headers.

@@ -10,7 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Namespace, Network, can_load, eventually, is_at_least};
+use common::{Namespace, Network, can_load, eventually, is_at_least, octets};
 use jitterscope_ebpf::Kernel;
 use jitterscope_ebpf::abi::flow;
 use jitterscope_ebpf::sockets::{Options, Sockets};
@@ -35,17 +35,6 @@ fn open(options: &Options) -> Option<Sockets> {
             assert!(!is_at_least((5, 12)), "{error}");
             println!("skipped: needs socket storage and atomic exchange: {error}");
             None
-        }
-    }
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V6(address) => address.octets(),
-        IpAddr::V4(address) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&address.octets());
-            octets
         }
     }
 }

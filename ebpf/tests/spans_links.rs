@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::http::{Ids, get};
+use common::score::Score;
 use common::{Network, can_load, note, tcp};
 use jitterscope_ebpf::abi::{
     EXEMPLARS_SAMPLED, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, exemplar, retransmit_event, retransmit_key,
@@ -194,27 +195,6 @@ fn run(network: &Network, family: u8, faults: &Faults<'_>) -> BTreeMap<u16, Vec<
         }
     }
     asked
-}
-
-/// How the links of one side compare with what happened.
-#[derive(Debug, Default)]
-struct Score {
-    right: usize,
-    wrong: usize,
-    unlinked: usize,
-    /// Requests that were hit, and of these those that some event is linked to.
-    hit: usize,
-    found: usize,
-}
-
-impl Score {
-    fn recall(&self) -> f64 {
-        self.found as f64 / self.hit as f64
-    }
-
-    fn precision(&self) -> f64 {
-        self.right as f64 / (self.right + self.wrong) as f64
-    }
 }
 
 /// The last request that a side knew of at a time: what is sent again may be of one that seems to be over.

@@ -15,7 +15,7 @@ type Body = std::io::Cursor<Vec<u8>>;
 /// Both ends of a connection of HTTP/2.
 pub(crate) struct Connection {
     client: SendRequest<Body>,
-    asked: mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Body>)>,
+    asked: mpsc::Receiver<(Request<RecvStream>, SendResponse<Body>)>,
 }
 
 /// A request that has been made, and received.
@@ -34,12 +34,12 @@ fn stream(of: &TcpStream) -> tokio::net::TcpStream {
 
 impl Connection {
     pub(crate) async fn new(pair: &Pair) -> Self {
-        let (tell, asked) = mpsc::unbounded_channel();
+        let (tell, asked) = mpsc::channel(1);
         let (client, server) = (stream(&pair.client), stream(&pair.server));
         tokio::spawn(async move {
             let mut connection = h2::server::Builder::new().handshake(server).await.unwrap();
             while let Some(Ok(call)) = connection.accept().await {
-                tell.send(call).unwrap();
+                tell.send(call).await.unwrap();
             }
         });
         let (client, connection) = h2::client::Builder::new().handshake(client).await.unwrap();

@@ -11,6 +11,7 @@ pub(crate) mod netkit;
 pub(crate) mod cgroup;
 pub(crate) mod load;
 pub(crate) mod passages;
+pub(crate) mod score;
 pub(crate) mod segments;
 pub(crate) mod tcp;
 
@@ -276,4 +277,16 @@ pub(crate) fn is_at_least(version: (u32, u32)) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap(), numbers.next().unwrap()) >= version
+}
+
+/// An address as programs have it: IPv4 in the first four bytes.
+pub(crate) fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&address.octets());
+            octets
+        }
+    }
 }

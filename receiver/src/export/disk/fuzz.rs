@@ -29,7 +29,8 @@ pub(crate) const TARGETS: &[Target] = &[Target {
         b"\x02\x04\0\x03\0\0",
         b"\x03\0\x64\x02\x05\0",
         b"\x01\x0a\0\x04\x02\x03",
-        // Rows that no search finds, numbers that none has, and damage that is met when something is put in.
+        // Each of these found a fault in a file that had no table of spans yet, whose pages lay elsewhere: rows that no
+        // search finds, numbers that none has, and damage that is met when something is put in.
         b"\x01\x03\xf0\x01\x00\0",
         b"\x01\x03\xf5\x01\x00\0",
         b"\x01\x0a\x92\x02\x00\0",
