@@ -49,21 +49,32 @@ fn track(netns: &Netns) {
     lines.iter().for_each(|line| drop(netns.sh(&format!("nft '{line}'")).unwrap()));
 }
 
-/// Whether a process listens inside to groups that `are` the wanted ones: the receivers of other tests do too.
-fn listens(pid: u32, netns: &Netns, are: impl Fn(&str) -> bool) -> bool {
+/// What a process listens with inside, to groups that `are` the wanted ones: the receivers of other tests do too.
+fn listeners(pid: u32, netns: &Netns, are: impl Fn(&str) -> bool) -> Vec<String> {
     let sockets = netns.sh("cat /proc/net/netlink").unwrap();
     let inode = |line: &str| {
         let cells: Vec<&str> = line.split_whitespace().collect();
         are(cells[3]).then(|| format!("socket:[{}]", cells[9]))
     };
-    let inside: Vec<String> = sockets.lines().skip(1).filter_map(inode).collect();
-    let held = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let mut held = held.filter_map(|entry| fs::read_link(entry.path()).ok());
-    held.any(|file| inside.iter().any(|socket| file.as_os_str() == socket.as_str()))
+    let mut inside: Vec<String> = sockets.lines().skip(1).filter_map(inode).collect();
+    let held = held(pid);
+    inside.retain(|socket| held.contains(socket));
+    inside
+}
+
+/// What the descriptors of a process refer to.
+fn held(pid: u32) -> BTreeSet<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let files = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    files.map(|file| file.to_string_lossy().into_owned()).collect()
+}
+
+fn listener(receiver: &Receiver, netns: &Netns) -> Vec<String> {
+    listeners(receiver.pid(), netns, |groups| groups == GROUPS)
 }
 
 fn is_listened_to(receiver: &Receiver, netns: &Netns) -> bool {
-    listens(receiver.pid(), netns, |groups| groups == GROUPS)
+    !listener(receiver, netns).is_empty()
 }
 
 fn wait_for_listener(receiver: &Receiver, netns: &Netns) {
@@ -87,7 +98,7 @@ impl Witness {
             command.args(["-b", "33554432"]);
         }
         let process = command.stdout(output).stderr(Stdio::null()).spawn().unwrap();
-        let ready = || listens(process.id(), netns, |groups| groups != "00000000").then_some(());
+        let ready = || listeners(process.id(), netns, |groups| groups != "00000000").pop();
         poll::until("conntrack listens", ready).unwrap();
         Self { process, directory }
     }
@@ -328,16 +339,14 @@ fn a_deleted_namespace_is_gone_soon_although_it_was_listened_to() {
     for netns in [&kept, &deleted] {
         wait_for_listener(&receiver, netns);
     }
-    let sockets = || fs::read_dir(format!("/proc/{}/fd", receiver.pid())).unwrap().count();
     receiver.settle().unwrap();
-    let before = sockets();
+    let inside = listener(&receiver, &deleted);
     drop(deleted);
     // A namespace that something keeps alive keeps its devices.
     let gone = || kept.ip("link show here").is_err().then_some(());
     poll::within(SOON, "the other end is gone with its namespace", gone).unwrap();
-    // Files of procfs that are being read count too, for a moment.
-    let closed = || (sockets() <= before).then_some(());
-    poll::within(SOON, "no more descriptors than before", closed).unwrap();
+    let now = held(receiver.pid());
+    assert!(inside.iter().all(|socket| !now.contains(socket)), "{inside:?}, {now:?}");
     assert!(is_listened_to(&receiver, &kept));
     receiver.stop().unwrap();
 }
