@@ -63,6 +63,16 @@ impl Collector {
         Self::start_with("links.yaml", Vec::new(), variables)
     }
 
+    /// Starts one that sends a copy of the spans to a receiver's tap (host and port) too.
+    ///
+    /// # Errors
+    /// It does not listen in time.
+    pub fn with_tap(address: &str) -> Result<Option<Self>> {
+        let tap = tools::repository().join("otel-config/tap.yaml").display().to_string();
+        let variables = vec![("TAP_ENDPOINT", format!("http://{address}"))];
+        Self::start_with("file.yaml", vec!["--config".to_owned(), tap], variables)
+    }
+
     fn start_with(
         configuration: &'static str,
         arguments: Vec<String>,

@@ -64,9 +64,10 @@ impl Join {
     #[must_use]
     pub fn of(told: &Telemetry, network: &Network) -> Self {
         let mut join = Self { requests: requests(told), ..Self::default() };
+        let asked = asked(told);
         for record in told.records().filter(|record| !record.trace.is_empty()) {
             let Some(role) = role_of(&record.resource, network) else { continue };
-            join.linked.push(Linked { ids: (record.trace.clone(), record.span.clone()), record, role });
+            join.linked.push(Linked { ids: asked_by(&record, &asked), record, role });
         }
         join.check_records();
         join.check_spans(told, network);
@@ -109,9 +110,10 @@ impl Join {
     /// Each recorded anomaly is a child of the span that it hit, once.
     fn check_spans(&mut self, told: &Telemetry, network: &Network) {
         let mut unequal: HashMap<(String, String, String, u64), i64> = HashMap::new();
-        for Linked { ids: (trace, span), record, .. } in &self.linked {
-            *unequal.entry((trace.clone(), span.clone(), record.event.clone(), record.time)).or_default() +=
-                1;
+        for Linked { record, .. } in &self.linked {
+            *unequal
+                .entry((record.trace.clone(), record.span.clone(), record.event.clone(), record.time))
+                .or_default() += 1;
         }
         let is_ours = |(of, span): &(_, &Span)| is_anomaly(span) && role_of(of, network).is_some();
         for (_, span) in told.spans().filter(is_ours) {
@@ -186,6 +188,20 @@ fn requests(told: &Telemetry) -> HashMap<Ids, Request> {
         }
     };
     of_clients.map(|(_, span)| ((hex(&span.trace_id), hex(&span.span_id)), request(span))).collect()
+}
+
+/// The requests that the shop's servers answered, by the servers' own spans.
+fn asked(told: &Telemetry) -> HashMap<Ids, Ids> {
+    let of_servers = told.spans().filter(|(_, span)| span.kind == SpanKind::Server as i32);
+    let ids = |span: &[u8], of: &Span| (hex(&of.trace_id), hex(span));
+    of_servers.map(|(_, span)| (ids(&span.span_id, span), ids(&span.parent_span_id, span))).collect()
+}
+
+/// The request that a record is linked to: `tap` knows the span of who answered it, the others that of who asked.
+fn asked_by(record: &Record, asked: &HashMap<Ids, Ids>) -> Ids {
+    let ids = (record.trace.clone(), record.span.clone());
+    let is_tap = record.attributes.get(key::SPAN_LINK_SOURCE.key).is_some_and(|source| source == "tap");
+    asked.get(&ids).filter(|_| is_tap).cloned().unwrap_or(ids)
 }
 
 fn is_anomaly(span: &Span) -> bool {

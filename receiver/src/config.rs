@@ -28,7 +28,7 @@ pub use problem::{ConfigError, Problem};
 pub use schema::schema;
 pub use settings::{Counters, Cri, Entities, EventsText, Kernel, Log, LogFormat, Settings};
 pub use sources::Sources;
-pub use spans::{ExemplarFilter, Links, SpanSources, Spans};
+pub use spans::{ExemplarFilter, Links, SpanSources, Spans, Tap};
 pub use units::{duration, show_duration, show_size, size};
 pub use watch::{Change, Watch};
 

@@ -1,32 +1,26 @@
 //! Liveness, readiness and the state of each component over HTTP, in the shape of the Collector's health check
 //! extension (version 2): `/livez`, `/readyz`, `/status`, `/status?verbose`.
 
-use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::{
-    body::{Bytes, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::{Bytes, Incoming};
 use jitterscope_semconv::value::ExporterDropCause;
 use serde_json::{Map, Value, json};
-use tokio::{net::TcpListener, sync::Semaphore};
-use tracing::{debug, warn};
+use tokio::net::TcpListener;
 
 use crate::{
     account::{Accounts, State},
     clock::Clock,
     export::{DestinationAccount, Signal},
+    web::{self, Manner},
 };
 
-/// Connections served at a time: kubelet and a person or two. Further ones wait.
-const CONNECTIONS: usize = 16;
-/// How long a client may take to send its request.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Kubelet and a person or two.
+const MANNER: Manner =
+    Manner { name: "health endpoint", patience: Duration::from_secs(5), keep_alive: false };
 
 /// Whose state is told.
 #[derive(Clone)]
@@ -49,28 +43,7 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, health: Health) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let health = health.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let answer = health.answer(&request);
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    let mut server = http1::Builder::new();
-                    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
-                    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                        debug!(%error, "health endpoint");
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => warn!(%error, "health endpoint"),
-        }
-    }
+    web::serve(listener, MANNER, move |request| ready(health.answer(&request))).await;
 }
 
 impl Health {

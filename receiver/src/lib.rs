@@ -53,3 +53,4 @@ pub mod round;
 pub mod spans;
 pub mod supervisor;
 pub mod telemetry;
+pub mod web;

@@ -16,6 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use jitterscope_semconv::value::{ExporterDropCause, ProbeDropStage};
 use tokio::{
+    net::TcpListener,
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -26,13 +27,14 @@ use tracing::{error, info, warn};
 use crate::{
     account::{Accounts, State, accounts},
     clock::Clock,
-    config::{Change, ConfigError, Counters, Settings, Sources, Watch},
+    config::{Change, ConfigError, Counters, Settings, Sources, Tap, Watch},
     export::{self, BuildError, DestinationAccount, Exporters, Outbox, OutboxHandle},
     health::{self, Health},
     logging::Logging,
     pods::{self, Pods},
     probe::{PROBES, Skip, task::Surroundings},
     round::{self, Setup},
+    spans::tap::server,
     supervisor::{RETRY, Required, Supervisor},
     telemetry::{Observed, Telemetry},
 };
@@ -136,6 +138,8 @@ pub struct Node {
     /// Tasks that end with the receiver.
     background: Vec<JoinHandle<()>>,
     health: Option<JoinHandle<()>>,
+    /// Where spans are taken.
+    tap: Option<JoinHandle<()>>,
     started: u64,
 }
 
@@ -158,9 +162,14 @@ impl Node {
         };
         telemetry.observe(&observed);
         let counters = counters(&settings, Arc::clone(&observed.counters));
-        let around =
-            Surroundings { pods, outbox: Arc::clone(&outbox), counters: counters.clone(), ticks: true };
-        let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around, Arc::clone(&observed.spans));
+        let around = Surroundings {
+            pods,
+            outbox: Arc::clone(&outbox),
+            counters: counters.clone(),
+            spans: Arc::clone(&observed.spans),
+            ticks: true,
+        };
+        let supervisor = Supervisor::new(Arc::clone(&observed.accounts), around);
         let started = Clock::read().now();
         let background = vec![tokio::spawn(writer)];
         let mut node = Self {
@@ -175,11 +184,13 @@ impl Node {
             counters,
             background,
             health: None,
+            tap: None,
             started,
         };
         node.supervisor.apply(&node.settings.clone()).await.map_err(Failure::Required)?;
         node.any_runs()?;
         node.serve_health().await;
+        node.serve_tap().await;
         Ok(node)
     }
 
@@ -214,6 +225,26 @@ impl Node {
             }
             Err(error) => {
                 warn!(%address, %error, "no health endpoint; set health.endpoint to a free address or off");
+            }
+        }
+    }
+
+    async fn serve_tap(&mut self) {
+        if let Some(serving) = self.tap.take() {
+            serving.abort();
+            // Its socket is closed when this returns.
+            let _ = serving.await;
+        }
+        let spans = &self.observed.spans;
+        let Some(Tap { endpoint, wait }) = self.settings.spans.sources.tap else { return spans.tap.close() };
+        match TcpListener::bind(endpoint).await {
+            Ok(listener) => {
+                spans.tap.open(wait);
+                self.tap = Some(tokio::spawn(server::serve(listener, Arc::clone(spans))));
+            }
+            Err(error) => {
+                spans.tap.close();
+                warn!(%endpoint, %error, "no spans are taken; set spans.sources.tap.endpoint to a free address");
             }
         }
     }
@@ -273,6 +304,7 @@ impl Node {
         let log = settings.log != self.settings.log;
         let entities = settings.entities != self.settings.entities;
         let health = settings.health != self.settings.health;
+        let tap = settings.spans.sources.tap != self.settings.spans.sources.tap;
         self.settings = settings;
         if let Some(destinations) = destinations {
             self.redirect(destinations);
@@ -285,6 +317,9 @@ impl Node {
         }
         if health {
             self.serve_health().await;
+        }
+        if tap {
+            self.serve_tap().await;
         }
         self.counters.walk.store(self.settings.kernel.counters == Counters::Auto, Relaxed);
         if let Err(required) = self.supervisor.apply(&self.settings).await {
@@ -319,7 +354,7 @@ impl Node {
         self.telemetry.send(&self.outbox);
         self.outbox.store(Arc::new(Outbox::default()));
         self.exporters.drain(self.settings.shutdown_grace).await;
-        for task in self.health.iter().chain(&self.background) {
+        for task in self.health.iter().chain(&self.tap).chain(&self.background) {
             task.abort();
         }
         report(&self.observed.accounts);

@@ -1,8 +1,9 @@
 //! The applications' spans that anomalies belong to: links as probes tell them, and the sources that they are known from.
 
 pub mod exemplars;
+pub mod tap;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use jitterscope_ebpf::{
@@ -16,6 +17,7 @@ use jitterscope_semconv::{
 };
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
+use self::tap::Tap;
 use crate::batch::attributes::key_value;
 
 /// The span that something belongs to.
@@ -31,15 +33,6 @@ pub struct Link {
     pub source: SpanLinkSource,
     /// On which side of the request something happened.
     pub role: SpanLinkRole,
-}
-
-/// A span that an anomaly hit, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit {
-    /// Which span.
-    pub span: Link,
-    /// How long the anomaly lasted, to the time of its event; zero for a moment's.
-    pub lasted: Duration,
 }
 
 impl Link {
@@ -77,6 +70,8 @@ pub struct SpanStore {
     wire: ArcSwapOption<Wire>,
     /// Counted by programs that are gone.
     before: ArcSwapOption<span_counts>,
+    /// The source `tap`, which is no program.
+    pub tap: Tap,
 }
 
 impl SpanStore {
@@ -93,7 +88,7 @@ impl SpanStore {
 
     /// Ends them; what they counted stays.
     pub fn close(&self) {
-        self.before.store(self.counts().map(Arc::new));
+        self.before.store(self.wire_counts().map(Arc::new));
         self.wire.store(None);
     }
 
@@ -107,8 +102,12 @@ impl SpanStore {
         with(self.wire.load().as_ref().map(|wire| &wire.spans))
     }
 
-    /// What became of what `wire` found; `None` when it never ran.
-    pub fn counts(&self) -> Option<span_counts> {
+    /// What became of what a source found; `None` when it never ran.
+    pub fn counts(&self, source: &SpanLinkSource) -> Option<span_counts> {
+        if *source == SpanLinkSource::Tap { self.tap.counts() } else { self.wire_counts() }
+    }
+
+    fn wire_counts(&self) -> Option<span_counts> {
         let before = self.before.load().as_deref().copied();
         let now = self.wire.load().as_ref().and_then(|wire| wire.counts(SPAN_SOURCE_WIRE).ok());
         let (Some(mut sum), Some(now)) = (before, now) else { return before.or(now) };

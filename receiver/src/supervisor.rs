@@ -77,7 +77,8 @@ pub struct Required {
 
 impl Supervisor {
     /// Nothing runs yet.
-    pub fn new(accounts: Accounts, around: Surroundings, spans: Arc<SpanStore>) -> Self {
+    pub fn new(accounts: Accounts, around: Surroundings) -> Self {
+        let spans = Arc::clone(&around.spans);
         Self {
             accounts,
             around,

@@ -1,6 +1,6 @@
 //! Events under construction: one `ResourceLogs` per entity.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jitterscope_semconv::{Event, SCHEMA_URL};
 use opentelemetry_proto::tonic::{
@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
 use super::{entities::ByEntity, scope};
 use crate::{
     pods::{Entity, Origin},
-    spans::{Hit, Link},
+    spans::Link,
 };
 
 /// Something that happened, as a probe tells it.
@@ -29,7 +29,9 @@ pub struct Occurrence {
     /// The facts.
     pub attributes: Vec<KeyValue>,
     /// The application's span that it belongs to.
-    pub link: Option<Hit>,
+    pub link: Option<Link>,
+    /// How long it lasted, to its time; zero for a moment's, and where nobody asks.
+    pub lasted: Duration,
 }
 
 /// The events of one turn at the ring.
@@ -70,7 +72,6 @@ fn resource_logs(entity: &Entity, log_records: Vec<LogRecord>) -> ResourceLogs {
 
 fn record(observed: u64, occurrence: Occurrence) -> LogRecord {
     let Occurrence { link, mut attributes, .. } = occurrence;
-    let link = link.map(|hit| hit.span);
     attributes.extend(link.iter().flat_map(Link::attributes));
     LogRecord {
         time_unix_nano: occurrence.time_unix_nano,

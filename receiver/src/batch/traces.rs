@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::{
 };
 
 use super::{Occurrence, entities::ByEntity, scope};
-use crate::{pods::Entity, spans::Hit};
+use crate::{pods::Entity, spans::Link};
 
 /// The spans of one turn at the ring.
 #[derive(Default)]
@@ -24,8 +24,8 @@ pub struct Traces {
 
 impl Traces {
     /// Adds an anomaly of `entity` that hit a span. The span begins as long before the event as the anomaly lasted.
-    pub fn add(&mut self, entity: &Arc<Entity>, occurrence: &Occurrence, hit: &Hit) {
-        self.spans.add(entity, span(occurrence, hit));
+    pub fn add(&mut self, entity: &Arc<Entity>, occurrence: &Occurrence, link: &Link) {
+        self.spans.add(entity, span(occurrence, link));
     }
 
     /// The finished request; `None` when nothing was added.
@@ -43,17 +43,17 @@ fn resource_spans(entity: &Entity, spans: Vec<Span>) -> ResourceSpans {
     }
 }
 
-fn span(occurrence: &Occurrence, hit: &Hit) -> Span {
+fn span(occurrence: &Occurrence, link: &Link) -> Span {
     let mut attributes = occurrence.attributes.clone();
-    attributes.extend(hit.span.attributes());
-    let lasted = u64::try_from(hit.lasted.as_nanos()).unwrap_or(u64::MAX);
+    attributes.extend(link.attributes());
+    let lasted = u64::try_from(occurrence.lasted.as_nanos()).unwrap_or(u64::MAX);
     // The parent is of another process.
     let parent = SpanFlags::ContextHasIsRemoteMask as u32 | SpanFlags::ContextIsRemoteMask as u32;
     Span {
-        trace_id: hit.span.trace_id.to_vec(),
+        trace_id: link.trace_id.to_vec(),
         span_id: random_id().to_vec(),
-        parent_span_id: hit.span.span_id.to_vec(),
-        flags: u32::from(hit.span.flags) | parent,
+        parent_span_id: link.span_id.to_vec(),
+        flags: u32::from(link.flags) | parent,
         name: occurrence.event.name.to_owned(),
         kind: SpanKind::Internal.into(),
         start_time_unix_nano: occurrence.time_unix_nano.saturating_sub(lasted),
@@ -105,7 +105,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{pods::Origin, spans::Link};
+    use crate::pods::Origin;
 
     #[test]
     fn a_span_is_a_child_of_the_one_that_was_hit_and_as_long_as_the_anomaly() {
@@ -116,21 +116,21 @@ mod tests {
             source: SpanLinkSource::Wire,
             role: SpanLinkRole::Client,
         };
-        let hit = Hit { span: link, lasted: Duration::from_nanos(30) };
         let occurrence = Occurrence {
             event: &event::TCP_RETRANSMITTED,
             time_unix_nano: 100,
             origin: Origin::default(),
             body: String::new(),
             attributes: Vec::new(),
-            link: Some(hit),
+            link: Some(link),
+            lasted: Duration::from_nanos(30),
         };
-        let made = span(&occurrence, &hit);
+        let made = span(&occurrence, &link);
         assert_eq!((made.trace_id, made.parent_span_id), (vec![1; 16], vec![2; 8]));
         assert_eq!((made.start_time_unix_nano, made.end_time_unix_nano), (70, 100));
         assert_eq!((made.name.as_str(), made.flags), (event::TCP_RETRANSMITTED.name, 0x301));
         assert_eq!(made.attributes, link.attributes());
-        assert_ne!(made.span_id, span(&occurrence, &hit).span_id);
+        assert_ne!(made.span_id, span(&occurrence, &link).span_id);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::probe::{Definition, ProbeOption};
 
 use super::pattern::Pattern;
 use super::reader::Reader;
-use super::spans::Links;
+use super::spans::{ExemplarFilter, Links, Spans};
 
 /// How often counters may be collected: more often costs more than it shows, less often than hourly is no monitoring.
 pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -50,6 +50,8 @@ pub struct ProbeSettings {
     pub sampling: u32,
     /// How its anomalies are linked to spans; None for a probe that cannot, and while there is no source.
     pub links: Option<Links>,
+    /// How many spans of anomalies it may make in a second; None: none.
+    pub anomaly_spans: Option<u32>,
     /// Kernel stacks on events; false for a probe without.
     pub stack: bool,
     /// Interfaces to leave out; empty for a probe that knows none.
@@ -111,6 +113,7 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
         threshold: threshold(r, probe),
         sampling: sampling(r, probe),
         links: None,
+        anomaly_spans: None,
         stack: has(ProbeOption::Stack) && r.switch("stack", false, "kernel stack with every event"),
         per_cpu: has(ProbeOption::PerCpu)
             && r.switch("per_cpu", false, "a series for each CPU in place of their sum"),
@@ -122,10 +125,16 @@ fn read_one(r: &mut Reader<'_>, probe: &Definition, profile: Profile, interval: 
 }
 
 /// Tells the probes that can link their anomalies to spans how they are to do it.
-pub(super) fn link(settings: &mut Probes, probes: &[&'static Definition], links: Option<Links>) {
+pub(super) fn link(
+    settings: &mut Probes,
+    probes: &[&'static Definition],
+    spans: &Spans,
+    exemplars: ExemplarFilter,
+) {
     for probe in probes.iter().filter(|probe| probe.options.contains(&ProbeOption::Spans)) {
         if let Some(settings) = settings.get_mut(probe.name) {
-            settings.links = links;
+            settings.links = spans.links(exemplars);
+            settings.anomaly_spans = spans.anomaly_spans;
         }
     }
 }

@@ -147,7 +147,7 @@ pub(super) fn read(r: &mut Reader<'_>, probes: &[&'static Definition], resource:
         shutdown_grace: r.section("shutdown", "what happens at the end", shutdown_grace),
         resource,
     };
-    probes::link(&mut settings.probes, probes, settings.spans.links(settings.exemplars));
+    probes::link(&mut settings.probes, probes, &settings.spans, settings.exemplars);
     settings
 }
 

@@ -1,5 +1,6 @@
 //! `spans` and `exemplars`: how anomalies are linked to the applications' spans, and which are shown with the counters.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use super::reader::Reader;
 
 /// Shorter than a round trip finds nothing, longer than an hour is no request.
 const AGES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+
+/// Nothing is sent sooner, and who looks for the cause of something does not wait longer.
+const WAITS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
 
 /// How anomalies are linked to spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,17 @@ pub struct Spans {
 pub struct SpanSources {
     /// The heads of requests as they pass.
     pub wire: bool,
+    /// Spans that a Collector sends; None for no such.
+    pub tap: Option<Tap>,
+}
+
+/// Where a Collector sends a copy of the node's spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Where they are taken.
+    pub endpoint: SocketAddr,
+    /// How long an event waits for its span.
+    pub wait: Duration,
 }
 
 /// What probes that link anomalies to spans need to know. Equal settings mean that a reload leaves the probe alone.
@@ -33,8 +48,6 @@ pub struct Links {
     pub max_age: Duration,
     /// Which of them are shown with the counters.
     pub exemplars: ExemplarFilter,
-    /// How many of them may be shown as spans in a second; None: none are.
-    pub anomaly_spans: Option<u32>,
 }
 
 /// Which anomalies are shown with the counters that count them: OpenTelemetry's exemplar filter.
@@ -51,11 +64,7 @@ pub enum ExemplarFilter {
 impl Spans {
     /// What probes need to know; None while there is no source.
     pub(super) fn links(&self, exemplars: ExemplarFilter) -> Option<Links> {
-        self.sources.wire.then_some(Links {
-            max_age: self.max_age,
-            exemplars,
-            anomaly_spans: self.anomaly_spans,
-        })
+        self.sources.wire.then_some(Links { max_age: self.max_age, exemplars })
     }
 }
 
@@ -64,6 +73,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Spans {
     Spans {
         sources: r.section("sources", "how spans are known", |r| SpanSources {
             wire: r.switch("wire", WIRE, wire),
+            tap: r.section("tap", "spans that a Collector sends a copy of, when they have ended", tap),
         }),
         // What clients and servers commonly wait for at most.
         max_age: r.duration(
@@ -85,6 +95,19 @@ fn anomaly_spans(r: &mut Reader<'_>) -> Option<u32> {
     let enabled = r.switch("enabled", false, "a child of each recorded span for each anomaly that hit it");
     let rate = r.count("rate", 100, 1..=100_000, "at most so many a second, of each probe on the node");
     enabled.then_some(rate)
+}
+
+/// None unless it is wanted: events wait for their spans.
+fn tap(r: &mut Reader<'_>) -> Option<Tap> {
+    let enabled = r.switch("enabled", false, "links events that no other source links, of HTTP/1 alone");
+    let default = SocketAddr::from(([127, 0, 0, 1], 4327));
+    let help = "OTLP over HTTP, path /v1/traces; who reaches it can forge links, so keep it on the node";
+    let parse = |text: &str| text.parse().ok();
+    let endpoint = r.scalar("endpoint", &default.to_string(), "ADDRESS:PORT", help, parse).unwrap_or(default);
+    // SDKs send after 5 s, a Collector batches; then there is a span's own length.
+    let help = "how long an event waits for its span, and a request may go on after it";
+    let wait = r.duration("wait", Duration::from_secs(10), WAITS, help);
+    enabled.then_some(Tap { endpoint, wait })
 }
 
 /// What it costs stands in the documentation of the settings.

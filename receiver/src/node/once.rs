@@ -37,9 +37,15 @@ pub async fn once(mut settings: Settings, format: Format, only: &[String]) -> Re
     let outbox = Arc::new(ArcSwap::from_pointee(outbox));
     let accounts = accounts(PROBES, &telemetry.collect_duration());
     let counters = counters(&settings, Arc::default());
-    let around = Surroundings { pods: pods.clone(), outbox: Arc::clone(&outbox), counters, ticks: false };
+    let around = Surroundings {
+        pods: pods.clone(),
+        outbox: Arc::clone(&outbox),
+        counters,
+        spans: Arc::default(),
+        ticks: false,
+    };
     pods.settled().await;
-    let mut supervisor = Supervisor::new(Arc::clone(&accounts), around, Arc::default());
+    let mut supervisor = Supervisor::new(Arc::clone(&accounts), around);
     let applied = supervisor.apply(&settings).await;
     // Ending a probe's task makes its last collection, which here is the only one that is waited for.
     supervisor.shutdown().await;

@@ -130,6 +130,7 @@ impl Reading for BioLatency {
             body,
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

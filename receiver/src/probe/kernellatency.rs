@@ -231,6 +231,7 @@ impl Reading for Reader {
             body: format!("{sentence}: took {took:.3} s {} of {interface}{parts}", direction.way),
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 

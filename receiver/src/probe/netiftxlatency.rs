@@ -104,6 +104,7 @@ impl Reading for NetifTxLatency {
             ),
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     config::{ExemplarFilter, ProbeSettings},
     pods::{Netns, Origin},
     round::Round,
-    spans::{Hit, Link},
+    spans::Link,
 };
 
 /// How the records of one program read.
@@ -170,9 +170,8 @@ impl<R: Reading> Probe for Observed<R> {
     fn next_event(&mut self, clock: &Clock) -> Option<Result<Occurrence, TooShort>> {
         let record = self.ring.as_mut()?.take::<R::Record>()?;
         Some(record.map(|record| {
-            let lasted = self.reading.lasted(&record);
-            let link = self.reading.link(&record).map(|span| Hit { span, lasted });
-            Occurrence { link, ..self.reading.occurrence(&record, clock) }
+            let (link, lasted) = (self.reading.link(&record), self.reading.lasted(&record));
+            Occurrence { link, lasted, ..self.reading.occurrence(&record, clock) }
         }))
     }
 

@@ -95,6 +95,7 @@ impl Reading for SchedLatency {
             ),
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

@@ -106,6 +106,7 @@ impl Reading for SocketLatency {
             body: format!("{}: data waited {seconds:.3} s {did}", ends(&record.head.connection)),
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 

@@ -134,6 +134,7 @@ impl Reading for Softirq {
             body,
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

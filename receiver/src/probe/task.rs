@@ -1,6 +1,7 @@
 //! The task of one probe with events, or of all others together: collects at each tick, drains the ring when it is
 //! readable, takes commands in between. The end of its commands is its end, after a last collection.
 
+mod held;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use tokio::{
 };
 use tracing::warn;
 
+use self::held::{Attributed, Held};
 pub use self::running::Running;
 use crate::{
     batch::{Batch, Logs, Occurrence, Series, Traces},
@@ -24,6 +26,7 @@ use crate::{
     export::{Delivery, Metrics, OutboxHandle, Payload},
     pods::{Entity, Origin, Pods},
     round::{Parsers, Round, Setup, netlink::Wanted},
+    spans::SpanStore,
 };
 
 /// Records that come within this time of the first are read in one turn: one wake-up for a burst.
@@ -55,6 +58,8 @@ pub struct Surroundings {
     pub outbox: OutboxHandle,
     /// Where the counters of namespaces come from.
     pub counters: Setup,
+    /// What is known of the applications' spans.
+    pub spans: Arc<SpanStore>,
     /// Whether probes are collected at their interval, or only when they are told to and at their end.
     pub ticks: bool,
 }
@@ -67,6 +72,7 @@ pub struct Task {
     commands: Receiver<Command>,
     parsers: Parsers,
     series: Series,
+    held: Held,
 }
 
 impl Task {
@@ -83,7 +89,7 @@ impl Task {
         let ring = probes.iter().find_map(|running| running.probe.events()).map(|fd| fd.try_clone_to_owned());
         let ring = ring.transpose()?.map(watch).transpose()?;
         let parsers = Parsers::new(around.counters.clone());
-        Ok(Self { probes, ring, around, commands, parsers, series: Series::default() })
+        Ok(Self { probes, ring, around, commands, parsers, series: Series::default(), held: Held::default() })
     }
 
     /// Runs until the commands end.
@@ -100,6 +106,7 @@ impl Task {
                     None => break,
                 },
                 () = until(due) => self.collect(false).await,
+                () = until(self.held.due()) => self.release(false),
                 () = tick(follow.as_mut()) => self.follow().await,
                 () = readable(self.ring.as_ref()) => {
                     sleep(TURN).await;
@@ -127,6 +134,7 @@ impl Task {
         self.probes.iter_mut().for_each(Running::detach);
         sleep(TURN).await;
         self.drain().await;
+        self.release(true);
         self.collect(true).await;
     }
 
@@ -146,6 +154,7 @@ impl Task {
     }
 
     fn forget(&mut self, name: &str) {
+        self.release(true);
         for running in self.probes.extract_if(.., |running| running.name() == name) {
             running.account.set_series(0);
         }
@@ -220,16 +229,17 @@ impl Task {
             if occurrences.is_empty() {
                 return;
             }
-            let (logs, traces) =
-                attribute(&self.around.pods, running, occurrences, Clock::read().now()).await;
-            let outbox = self.around.outbox.load();
-            if !logs.is_empty() {
-                let account = Some(Arc::clone(&running.account));
-                outbox.send(Delivery { payload: Payload::Logs(logs.finish()), account });
-            }
-            if let Some(request) = traces.finish() {
-                outbox.send(Delivery { payload: Payload::Traces(request), account: None });
-            }
+            let mut events = attribute(&self.around.pods, running, occurrences, Clock::read().now()).await;
+            self.held.hold(&mut events, &self.around.spans.tap);
+            tell(running, &self.around.outbox, events);
+        }
+    }
+
+    /// Sends the events that have waited for their spans long enough, or all.
+    fn release(&mut self, all: bool) {
+        let events = self.held.release(&self.around.spans.tap, all);
+        if let Some(running) = self.probes.first_mut() {
+            tell(running, &self.around.outbox, events);
         }
     }
 }
@@ -265,19 +275,35 @@ async fn attribute(
     running: &mut Running,
     occurrences: Vec<Occurrence>,
     observed: u64,
-) -> (Logs, Traces) {
-    let (mut logs, mut traces) = (Logs::default(), Traces::default());
+) -> Vec<Attributed> {
+    let mut events = Vec::with_capacity(occurrences.len());
     for occurrence in occurrences {
         let Some(entity) = named(pods, &occurrence.origin).await else {
             running.account.add_dropped(ProbeDropStage::Excluded, 1);
             continue;
         };
-        if let Some(hit) = running.shown_in(&occurrence) {
-            traces.add(&entity, &occurrence, &hit);
+        events.push(Attributed { entity, observed, occurrence });
+    }
+    events
+}
+
+/// Sends events: each as a record, and as a span where that is wanted.
+fn tell(running: &mut Running, outbox: &OutboxHandle, events: Vec<Attributed>) {
+    let (mut logs, mut traces) = (Logs::default(), Traces::default());
+    for Attributed { entity, observed, occurrence } in events {
+        if let Some(link) = running.shown_in(&occurrence) {
+            traces.add(&entity, &occurrence, &link);
         }
         logs.add(&entity, observed, occurrence);
     }
-    (logs, traces)
+    let outbox = outbox.load();
+    if !logs.is_empty() {
+        let account = Some(Arc::clone(&running.account));
+        outbox.send(Delivery { payload: Payload::Logs(logs.finish()), account });
+    }
+    if let Some(request) = traces.finish() {
+        outbox.send(Delivery { payload: Payload::Traces(request), account: None });
+    }
 }
 
 /// The entity of an origin; while the container runtime may still tell its name, that is waited for.

@@ -1,5 +1,7 @@
 //! How long TCP's handshakes take, how long connections live, and which attempts to connect fail and why.
 
+use std::time::Duration;
+
 use jitterscope_ebpf::{
     Loaded, Object, Observer, ObserverOptions, TableError,
     abi::{ROLE_CLIENT, ROLE_SERVER, connect_event, connect_failure_key, handshake_key, histogram},
@@ -109,6 +111,7 @@ impl Reading for TcpConnect {
             ),
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Resets of TCP connections, by who sent them, the state that they met, and the kernel's reason.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jitterscope_ebpf::{
     Constant, Kernel, Missing, Object, Observer, ObserverOptions,
@@ -131,6 +131,7 @@ impl Reading for TcpReset {
             body,
             attributes: facts,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Segments that TCP sends again, by cause: counted in the kernel as its own `RetransSegs` counts them, and told with the
 //! connection that was hit.
 
+use std::time::Duration;
+
 use jitterscope_ebpf::{
     Object, Observer, ObserverOptions,
     abi::{
@@ -78,6 +80,7 @@ impl Reading for TcpRetrans {
             body: sentence(record),
             attributes: facts(record),
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

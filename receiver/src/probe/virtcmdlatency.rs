@@ -75,6 +75,7 @@ impl Reading for VirtCmdLatency {
                 key_value(&key::PROCESS_PID, i64::from(record.pid)),
             ],
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 }

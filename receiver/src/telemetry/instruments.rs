@@ -122,8 +122,10 @@ fn span_links(meter: &Meter, observed: &Observed) {
     let term = |metric, term: fn(&span_counts) -> u64| {
         let spans = Arc::clone(&observed.spans);
         counter(meter, metric, move |to| {
-            if let Some(counts) = spans.counts() {
-                to(term(&counts), &[of(&key::SPAN_LINK_SOURCE, SpanLinkSource::Wire.as_str())]);
+            for source in SpanLinkSource::ALL {
+                if let Some(counts) = spans.counts(source) {
+                    to(term(&counts), &[of(&key::SPAN_LINK_SOURCE, source.as_str())]);
+                }
             }
         });
     };

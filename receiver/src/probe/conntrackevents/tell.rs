@@ -1,6 +1,6 @@
 //! One change in the connection tracking table as an event.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use jitterscope_semconv::{
     attribute as key, event,
@@ -52,6 +52,7 @@ pub(in crate::probe) fn occurrence(event: &Event<'_>, netns: Netns) -> Occurrenc
         body,
         attributes,
         link: None,
+        lasted: Duration::ZERO,
     }
 }
 

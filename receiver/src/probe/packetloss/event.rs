@@ -1,6 +1,6 @@
 //! One dropped packet as an event.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use jitterscope_ebpf::{
     Symbols,
@@ -44,6 +44,7 @@ impl Teller {
             body: packet.sentence(&what),
             attributes,
             link: None,
+            lasted: Duration::ZERO,
         }
     }
 

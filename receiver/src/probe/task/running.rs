@@ -18,7 +18,7 @@ use crate::{
     pods::Snapshot,
     probe::{CollectError, Probe},
     round::Round,
-    spans::Hit,
+    spans::Link,
 };
 
 /// Time between the first collection and the second, so that rates are there soon after the start.
@@ -110,11 +110,11 @@ impl Running {
     }
 
     /// The span that an event is to be shown in: one that is recorded, while there are not too many.
-    pub(super) fn shown_in(&mut self, occurrence: &Occurrence) -> Option<Hit> {
+    pub(super) fn shown_in(&mut self, occurrence: &Occurrence) -> Option<Link> {
         let limit = self.spans.as_mut()?;
-        let hit = occurrence.link.filter(|hit| hit.span.is_sampled())?;
+        let link = occurrence.link.filter(Link::is_sampled)?;
         if limit.take(std::time::Instant::now()) {
-            return Some(hit);
+            return Some(link);
         }
         self.account.suppress_span();
         None
@@ -153,6 +153,6 @@ impl Running {
 }
 
 fn span_limit(settings: &ProbeSettings) -> Option<SpanLimit> {
-    let rate = settings.links?.anomaly_spans?;
+    let rate = settings.anomaly_spans?;
     Some(SpanLimit::new(rate, std::time::Instant::now()))
 }

@@ -96,7 +96,7 @@ impl Bed {
         tokio::spawn(writer);
         let counters = Setup { walk: Arc::default(), btf: None, account: Arc::default() };
         let outbox = Arc::new(ArcSwap::from_pointee(outbox));
-        let around = Surroundings { pods, outbox, counters, ticks: false };
+        let around = Surroundings { pods, outbox, counters, spans: Arc::default(), ticks: false };
         let settings = Sources::default().load(PROBES).unwrap();
         let duration = Telemetry::new(&settings.resource).collect_duration();
         let accounts = ["tcp", "udp"].map(|name| {
