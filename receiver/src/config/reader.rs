@@ -8,7 +8,7 @@ use ::config::{Map, Value, ValueKind};
 use super::problem::Problem;
 
 /// What a list of tables is called.
-const TABLES: &str = "a list of tables";
+pub(super) const TABLES: &str = "a list of tables";
 
 /// A setting that was asked for: what the documentation says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::probe::Definition;
 
 use super::keys;
-use super::reader::Key;
+use super::reader::{Key, TABLES};
 
 /// The schema of the whole file, without the tables in `without`.
 #[must_use]
@@ -39,7 +39,7 @@ fn value(key: &Key) -> Value {
     match key.default.as_deref() {
         None => table(),
         Some("{}") => json!({ "type": ["object", "null"] }),
-        Some("[]") => json!({ "type": ["array", "null"], "items": table() }),
+        Some(_) if key.allowed == TABLES => json!({ "type": ["array", "null"], "items": table() }),
         Some(_) if key.allowed.starts_with("a list of ") => {
             json!({ "type": ["array", "null"], "items": { "type": "string" } })
         }
