@@ -21,6 +21,9 @@ use client::Client;
 use jitterscope::pods::{ContainerMetadata, PodSandboxMetadata};
 use messages::{ContainerConfig, CreateContainerRequest, ImageSpec, LinuxPodSandboxConfig, PodSandboxConfig};
 
+/// A label that each pod has.
+pub const LABEL: &str = "example.com/part-of";
+
 /// How long containerd may take to open its socket, and to make or remove a pod.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -94,6 +97,7 @@ impl Containerd {
     }
 
     /// Runs a pod with nothing but its sandbox, in the cgroup that kubelet would give it.
+    /// Labelled with its name (`app`) and its namespace ([`LABEL`]).
     pub async fn run_pod(&mut self, namespace: &str, name: &str) -> Result<Pod> {
         let uid = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
         let config = PodSandboxConfig {
@@ -103,6 +107,7 @@ impl Containerd {
                 namespace: namespace.to_owned(),
             }),
             log_directory: self.directory.path().join("logs").display().to_string(),
+            labels: [("app", name), (LABEL, namespace)].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             linux: Some(LinuxPodSandboxConfig { cgroup_parent: format!("/kubepods/besteffort/pod{uid}") }),
             ..PodSandboxConfig::default()
         };

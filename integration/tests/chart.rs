@@ -17,7 +17,7 @@ const FULL_VALUES: &str = r#"
 image: { repository: registry.example/jitterscope, tag: test, pullPolicy: Always }
 imagePullSecrets: [{ name: pull }]
 fullnameOverride: scope
-config: { interval: 5s, probes: { packetloss: { required: true }, qdisc: { exclude_interfaces: ["veth*"] } }, export: { otlp: [{ endpoint: "http://a:1" }, { endpoint: "http://b:1", queue: { disk: { path: /var/lib/scope } } }] } }
+config: { interval: 5s, probes: { packetloss: { required: true }, qdisc: { exclude_interfaces: ["veth*"] } }, entities: { labels: [app.kubernetes.io/name] }, export: { otlp: [{ endpoint: "http://a:1" }, { endpoint: "http://b:1", queue: { disk: { path: /var/lib/scope } } }] } }
 health: { port: 23134 }
 cri: { directory: /run/k3s/containerd }
 namespacesWithoutProcesses: true

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jitterscope::pods::{
     CriSetting, CriState, Entity, EntityKind, Namespace, Netns, NetnsSource, Origin, Pods, Settings, start,
 };
-use jitterscope_integration::containerd::{Container, Containerd, Pod};
+use jitterscope_integration::containerd::{Container, Containerd, LABEL, Pod};
 
 /// "A new pod's signals carry its identity within 1 s of its first packet."
 const IDENTIFIED_WITHIN: Duration = Duration::from_secs(1);
@@ -30,7 +30,8 @@ fn is_root() -> bool {
 
 fn pods(containerd: &Containerd, cri: bool) -> Pods {
     let cri = if cri { CriSetting::Socket(containerd.socket()) } else { CriSetting::Off };
-    let settings = Settings { cri, node_name: Some("node-a".to_owned()), ..Settings::default() };
+    let labels = vec![LABEL.to_owned(), "absent".to_owned()];
+    let settings = Settings { cri, node_name: Some("node-a".to_owned()), labels, ..Settings::default() };
     let (pods, writer) = start(&settings);
     tokio::spawn(writer);
     pods
@@ -112,6 +113,9 @@ async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
     assert_eq!(text(&entity, "k8s.pod.name"), "cart-7d9f");
     assert_eq!(text(&entity, "k8s.namespace.name"), "shop");
     assert_eq!(text(&entity, "k8s.node.name"), "node-a");
+    let labels = entity.resource.attributes.iter().filter(|one| one.key.starts_with("k8s.pod.label."));
+    assert_eq!(labels.count(), 1, "only what is wanted");
+    assert_eq!(text(&entity, &format!("k8s.pod.label.{LABEL}")), "shop");
 
     let app = containerd.start_container(&pod, "app", &["sleep", "600"]).await.unwrap();
     let container = named(&pods, &of_container(&pod, &app), "shop/cart-7d9f/app").await;
@@ -119,6 +123,7 @@ async fn a_pod_is_named_within_a_second_and_known_after_its_end() {
     println!("pod named {took:?} after it was made, container {:?} after its start", age(app.pid));
     assert_eq!((container.kind, container.pod), (EntityKind::Container, Some(entity.key)));
     assert_eq!(text(&container, "k8s.container.name"), "app");
+    assert_eq!(text(&container, &format!("k8s.pod.label.{LABEL}")), "shop");
     assert_eq!(text(&container, "container.id"), app.id);
     assert_eq!(text(&container, "container.runtime.name"), "containerd");
 

@@ -20,8 +20,8 @@ use jitterscope_integration::telemetry::Telemetry;
 use jitterscope_integration::traffic::{CLOSED_PORT, flood};
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{
-    Attribute, AttributeRef, Entity, Event, Instrument, METRICS, Metric, Number, RequirementLevel, ValueType,
-    entity,
+    ATTRIBUTES, Attribute, AttributeRef, Entity, Event, Instrument, METRICS, Metric, Number,
+    RequirementLevel, ValueType, entity,
 };
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -167,7 +167,7 @@ fn check_value(of: &str, attribute: &Attribute, value: Option<&AnyValue>, proble
         (ValueType::Enum(values), Some(Value::StringValue(text))) => {
             attribute.imported || values.contains(&text.as_str())
         }
-        (ValueType::String, Some(Value::StringValue(_)))
+        (ValueType::String | ValueType::StringTemplate, Some(Value::StringValue(_)))
         | (ValueType::Int, Some(Value::IntValue(_)))
         | (ValueType::Double, Some(Value::DoubleValue(_)))
         | (ValueType::Boolean, Some(Value::BoolValue(_)))
@@ -196,7 +196,7 @@ fn check_entity(of: &str, declared: &[&Entity], resource: &Resource, problems: &
 
 fn check_resource(resource: &Resource, problems: &mut Problems) {
     for one in &resource.attributes {
-        match Attribute::find(&one.key) {
+        match ATTRIBUTES.iter().find(|attribute| attribute.is_key(&one.key)) {
             Some(attribute) => check_value("a resource", attribute, one.value.as_ref(), problems),
             None => drop(problems.insert(format!("a resource has the undeclared attribute {}", one.key))),
         }

@@ -418,6 +418,7 @@ fn identity(settings: &Settings) -> pods::Settings {
             crate::config::Cri::Socket(path) => pods::CriSetting::Socket(path.clone()),
         },
         netns: settings.entities.netns,
+        labels: settings.entities.labels.clone(),
         ..pods::Settings::default()
     }
 }

@@ -103,11 +103,19 @@ pub struct Settings {
     pub cri: CriSetting,
     /// Whether namespaces outside Kubernetes and containers are entities.
     pub netns: bool,
+    /// Names of the labels of pods that are told, in order.
+    pub labels: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { roots: Roots::default(), node_name: None, cri: CriSetting::default(), netns: true }
+        Self {
+            roots: Roots::default(),
+            node_name: None,
+            cri: CriSetting::default(),
+            netns: true,
+            labels: Vec::new(),
+        }
     }
 }
 

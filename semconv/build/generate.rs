@@ -31,6 +31,7 @@ pub(crate) const PRIMITIVES: Words = &[
     ("boolean", "Boolean"),
     ("string[]", "StringArray"),
     ("int[]", "IntArray"),
+    ("template[string]", "StringTemplate"),
 ];
 pub(crate) const LEVELS: Words =
     &[("required", "Required"), ("recommended", "Recommended(\"\")"), ("opt_in", "OptIn(\"\")")];

@@ -41,6 +41,8 @@ pub enum ValueType {
     StringArray,
     /// A list of integers.
     IntArray,
+    /// Text, and the key is only the beginning of the one on the wire: `k8s.pod.label` of `k8s.pod.label.app`.
+    StringTemplate,
     /// Text out of the listed values. The list is complete for our own attributes and open for imported ones.
     Enum(&'static [&'static str]),
 }
@@ -195,6 +197,16 @@ named!(Event, name, EVENTS);
 named!(Entity, name, ENTITIES);
 
 impl Attribute {
+    /// Whether a key on the wire is this attribute's.
+    pub fn is_key(&self, key: &str) -> bool {
+        match self.kind {
+            ValueType::StringTemplate => {
+                key.strip_prefix(self.key).is_some_and(|end| end.len() > 1 && end.starts_with('.'))
+            }
+            _ => key == self.key,
+        }
+    }
+
     /// The values that are allowed, if the attribute is an enum of our own; others are open.
     pub fn closed_values(&self) -> Option<&'static [&'static str]> {
         match self.kind {

@@ -148,6 +148,7 @@ fn kind(attribute: &Attribute) -> String {
         ValueType::Boolean => "boolean".to_owned(),
         ValueType::StringArray => "string[]".to_owned(),
         ValueType::IntArray => "int[]".to_owned(),
+        ValueType::StringTemplate => "template[string]".to_owned(),
         ValueType::Enum(values) => {
             values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
         }

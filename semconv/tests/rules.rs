@@ -265,3 +265,11 @@ fn every_declaration_is_found_by_its_name_and_nothing_else_is() {
     assert!(ENTITIES.iter().all(|entity| Entity::find(entity.name) == Some(entity)));
     assert_eq!(Metric::find("jitterscope.packet.drop"), None);
 }
+
+#[test]
+fn a_template_is_the_key_of_all_that_begin_with_it_and_a_full_stop() {
+    let is_label = |key| attribute::K8S_POD_LABEL.is_key(key);
+    assert!(is_label("k8s.pod.label.app") && is_label("k8s.pod.label.example.com/part-of"));
+    assert!(!is_label("k8s.pod.label") && !is_label("k8s.pod.label.") && !is_label("k8s.pod.labels.app"));
+    assert!(attribute::K8S_POD_UID.is_key("k8s.pod.uid") && !attribute::K8S_POD_UID.is_key("k8s.pod.uid.x"));
+}

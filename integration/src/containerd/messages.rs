@@ -1,6 +1,8 @@
 //! The messages that make and remove pods, with only the fields that are set or read. Numbers from `runtime.v1` in
 //! k8s.io/cri-api, pkg/apis/runtime/v1/api.proto. What the receiver reads too is the receiver's.
 
+use std::collections::HashMap;
+
 use jitterscope::pods::{ContainerMetadata, PodSandboxMetadata};
 use prost::Message;
 
@@ -21,6 +23,8 @@ pub(super) struct PodSandboxConfig {
     pub(super) hostname: String,
     #[prost(string, tag = "3")]
     pub(super) log_directory: String,
+    #[prost(map = "string, string", tag = "6")]
+    pub(super) labels: HashMap<String, String>,
     #[prost(message, optional, tag = "8")]
     pub(super) linux: Option<LinuxPodSandboxConfig>,
 }

@@ -53,6 +53,8 @@ pub struct Entities {
     pub cri: Cri,
     /// Whether network namespaces without a container are entities too.
     pub netns: bool,
+    /// Names of the labels of pods that their resources have, each once, in order.
+    pub labels: Vec<String>,
 }
 
 /// The container runtime's socket.
@@ -164,7 +166,40 @@ fn entities(r: &mut Reader<'_>) -> Entities {
     Entities {
         cri: r.scalar("cri", "auto", allowed, help, cri).unwrap_or(Cri::Auto),
         netns: r.switch("netns", true, "network namespaces outside of containers are entities too"),
+        labels: labels(r),
     }
+}
+
+/// Each is in every resource of every pod, so more is better left to the Collector, which asks Kubernetes.
+const MOST_LABELS: usize = 32;
+
+fn labels(r: &mut Reader<'_>) -> Vec<String> {
+    let help = "labels of pods to tell with them as k8s.pod.label.NAME, as the container runtime got them when the pod began";
+    let parse = |text: &str| is_label(text).then(|| text.to_owned());
+    let mut labels = r.texts("labels", Vec::new(), "labels' names", help, parse);
+    labels.sort_unstable();
+    labels.dedup();
+    if labels.len() > MOST_LABELS {
+        r.problem("labels", None, format!("names {} labels, at most {MOST_LABELS} are told", labels.len()));
+    }
+    labels
+}
+
+/// Whether a label can have this name: at most 63 characters, and before them a domain and a slash if there is one
+/// (`IsQualifiedName` in k8s.io/apimachinery, pkg/util/validation/validation.go).
+fn is_label(text: &str) -> bool {
+    let (prefix, name) = text.rsplit_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let is_word = |text: &str, most: usize, others: &[char]| {
+        let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        text.len() <= most
+            && is_end(text.chars().next())
+            && is_end(text.chars().next_back())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(&c))
+    };
+    let is_domain = |text: &str| {
+        is_word(text, 253, &['-', '.']) && !text.contains("..") && text.to_ascii_lowercase() == text
+    };
+    is_word(name, 63, &['-', '_', '.']) && prefix.is_none_or(is_domain)
 }
 
 fn cri(text: &str) -> Option<Cri> {

@@ -233,6 +233,24 @@ fn the_container_runtime_is_found_or_named_or_left_alone() {
 }
 
 #[test]
+fn labels_are_named_as_kubernetes_names_them() {
+    let labels = |text: &str| load_yaml(text).map(|settings| settings.entities.labels);
+    assert_eq!(labels("{}"), Ok(Vec::new()));
+    let some = labels("entities: { labels: [team, app.kubernetes.io/name, team] }").unwrap();
+    assert_eq!(some, ["app.kubernetes.io/name", "team"]);
+    let refused = labels("entities: { labels: [ok, -a, a/b/c, '', A.io/b, a*] }").unwrap_err().to_string();
+    for problem in ["[1] = -a", "[2] = a/b/c", "[3] = ", "[4] = A.io/b", "[5] = a*"] {
+        let problem = format!("entities.labels{problem}: allowed: labels' names");
+        assert!(refused.contains(&problem), "{refused}");
+    }
+    let refused = labels("entities: { labels: app }").unwrap_err().to_string();
+    assert!(refused.contains("entities.labels = app: allowed: a list of labels' names"), "{refused}");
+    let many: Vec<String> = (0..33).map(|number| format!("l{number}")).collect();
+    let refused = labels(&format!("entities: {{ labels: [{}] }}", many.join(", "))).unwrap_err().to_string();
+    assert!(refused.contains("33 labels, at most 32"), "{refused}");
+}
+
+#[test]
 fn of_how_many_flows_one_is_looked_at_is_the_probes_own_unless_it_is_said() {
     let sampling = |text| load_yaml(text).unwrap().probes["netdev"].sampling;
     assert_eq!((sampling("{}"), sampling("probes: { netdev: { sampling: 16 } }")), (4, 16));

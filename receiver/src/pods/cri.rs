@@ -109,28 +109,28 @@ impl Cri {
     }
 
     /// Runs until it is dropped. Names that were told stay while the runtime does not answer, and when the settings turn
-    /// to another one or to none.
+    /// to another one or to none. Where other labels are wanted it is asked anew.
     pub(super) async fn run(mut self) {
         loop {
-            let setting = self.settings.borrow_and_update().cri.clone();
+            let Settings { cri, labels, .. } = self.settings.borrow_and_update().clone();
             let mut settings = self.settings.clone();
-            self.say(at_first(&setting));
+            self.say(at_first(&cri));
             tokio::select! {
-                never = self.attend(&setting) => match never {},
-                Ok(_) = settings.wait_for(|settings| settings.cri != setting) => {}
+                never = self.attend(&cri, &labels) => match never {},
+                Ok(_) = settings.wait_for(|settings| settings.cri != cri || settings.labels != labels) => {}
             }
         }
     }
 
     /// Asks the runtime of this setting, and connects again when that ends.
-    async fn attend(&mut self, setting: &CriSetting) -> Infallible {
+    async fn attend(&mut self, setting: &CriSetting, labels: &[String]) -> Infallible {
         if *setting == CriSetting::Off {
             return std::future::pending().await;
         }
         let mut pause = RETRY[0];
         loop {
             let state = match socket(setting) {
-                Some(path) => match self.converse(path).await {
+                Some(path) => match self.converse(path, labels).await {
                     Ok(never) => match never {},
                     Err(error) => CriState::Failed(reason(&error)),
                 },
@@ -146,10 +146,10 @@ impl Cri {
     }
 
     /// Asks one runtime for names, as often as is worth it, until it fails.
-    async fn converse(&mut self, socket: PathBuf) -> Result<Infallible, CriError> {
+    async fn converse(&mut self, socket: PathBuf, labels: &[String]) -> Result<Infallible, CriError> {
         let mut client = Client::connect(&socket).await?;
         let runtime = client.runtime().await?;
-        self.list(&mut client, &runtime).await?;
+        self.list(&mut client, &runtime, labels).await?;
         self.say(CriState::Connected(runtime.clone()));
         let changed = Notify::new();
         let mut watching = std::pin::pin!(watch_events(client.clone(), &changed));
@@ -166,13 +166,14 @@ impl Cri {
                     continue;
                 }
             }
-            self.list(&mut client, &runtime).await?;
+            self.list(&mut client, &runtime, labels).await?;
             listed = Instant::now();
         }
     }
 
-    async fn list(&mut self, client: &mut Client, runtime: &str) -> Result<(), CriError> {
-        let names = Arc::new(self.memory.update(client.names(runtime).await?, Instant::now().into_std()));
+    async fn list(&mut self, client: &mut Client, runtime: &str, labels: &[String]) -> Result<(), CriError> {
+        let told = client.names(runtime, labels).await?;
+        let names = Arc::new(self.memory.update(told, Instant::now().into_std()));
         self.told.send_if_modified(|told| {
             let changed = told.names != names;
             if changed {

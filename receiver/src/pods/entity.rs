@@ -58,13 +58,23 @@ impl Builder {
         self
     }
 
+    /// A label of the pod, be its value empty.
+    fn label(&mut self, name: &str, value: &str) {
+        let key = format!("{}.{name}", attribute::K8S_POD_LABEL.key);
+        self.keyed(key, Value::StringValue(value.to_owned()));
+    }
+
     fn int(&mut self, attribute: &Attribute, value: i64) -> &mut Self {
         self.value(attribute, Value::IntValue(value));
         self
     }
 
     fn value(&mut self, attribute: &Attribute, value: Value) {
-        let (key, value) = (attribute.key.to_owned(), Some(AnyValue { value: Some(value) }));
+        self.keyed(attribute.key.to_owned(), value);
+    }
+
+    fn keyed(&mut self, key: String, value: Value) {
+        let value = Some(AnyValue { value: Some(value) });
         self.0.attributes.push(KeyValue { key, value, ..KeyValue::default() });
     }
 
@@ -80,8 +90,11 @@ impl Builder {
     }
 
     fn present(&self, attributes: &[AttributeRef]) -> Vec<String> {
-        let keys = attributes.iter().map(|reference| reference.attribute.key);
-        keys.filter(|key| self.0.attributes.iter().any(|one| one.key == *key)).map(str::to_owned).collect()
+        let keys = |reference: &AttributeRef| {
+            let attribute = reference.attribute;
+            self.0.attributes.iter().map(|one| &one.key).filter(|key| attribute.is_key(key)).cloned()
+        };
+        attributes.iter().flat_map(keys).collect()
     }
 
     pub(super) fn build(&mut self) -> Resource {
@@ -101,9 +114,11 @@ pub(super) fn pod(
         .text(&attribute::K8S_POD_UID, Some(uid))
         .text(&attribute::K8S_POD_NAME, names.map(|names| names.name.as_str()))
         .text(&attribute::K8S_NAMESPACE_NAME, names.map(|names| names.namespace.as_str()))
-        .text(&attribute::K8S_NODE_NAME, node)
-        .entity(&entity::K8S_POD)
-        .entity(&entity::K8S_NAMESPACE);
+        .text(&attribute::K8S_NODE_NAME, node);
+    for (label, value) in names.iter().flat_map(|names| &names.labels) {
+        builder.label(label, value);
+    }
+    builder.entity(&entity::K8S_POD).entity(&entity::K8S_NAMESPACE);
     let mut name = match names {
         Some(names) => format!("{}/{}", names.namespace, names.name),
         None => format!("pod/{uid}"),

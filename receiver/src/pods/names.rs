@@ -10,6 +10,8 @@ pub(super) struct PodName {
     pub(super) name: String,
     /// `k8s.namespace.name`
     pub(super) namespace: String,
+    /// Those of its labels that are wanted, in the order of their names.
+    pub(super) labels: Vec<(String, String)>,
 }
 
 /// A container's name, and the pod that it is in.

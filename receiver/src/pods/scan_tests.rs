@@ -59,7 +59,13 @@ impl Host {
             netns: vec![],
             host: self.path("root"),
         };
-        Settings { roots, node_name: Some("node-a".to_owned()), cri: CriSetting::Off, netns: true }
+        Settings {
+            roots,
+            node_name: Some("node-a".to_owned()),
+            cri: CriSetting::Off,
+            netns: true,
+            labels: Vec::new(),
+        }
     }
 
     fn scanner(&self) -> Scanner {
@@ -80,7 +86,7 @@ fn pod_path(container: &str) -> String {
 }
 
 fn names() -> Arc<Names> {
-    let pod = PodName { name: "cart-7d9f".to_owned(), namespace: "shop".to_owned() };
+    let pod = PodName { name: "cart-7d9f".to_owned(), namespace: "shop".to_owned(), labels: Vec::new() };
     let app = ContainerName { name: "app".to_owned(), pod: UID.to_owned() };
     Arc::new(Names {
         runtime: "containerd".to_owned(),

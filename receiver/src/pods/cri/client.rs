@@ -63,15 +63,15 @@ impl Client {
         Ok(version.runtime_name)
     }
 
-    /// Names of all pods and containers: two calls, however many there are.
-    pub(super) async fn names(&mut self, runtime: &str) -> Result<Names, CriError> {
+    /// Names of all pods and containers, and these labels of pods: two calls, however many there are.
+    pub(super) async fn names(&mut self, runtime: &str, labels: &[String]) -> Result<Names, CriError> {
         let path = PathAndQuery::from_static("/runtime.v1.RuntimeService/ListPodSandbox");
         let sandboxes: ListPodSandboxResponse =
             self.call("ListPodSandbox", path, ListPodSandboxRequest {}).await?;
         let path = PathAndQuery::from_static("/runtime.v1.RuntimeService/ListContainers");
         let containers: ListContainersResponse =
             self.call("ListContainers", path, ListContainersRequest {}).await?;
-        Ok(names(runtime, sandboxes, containers))
+        Ok(names(runtime, labels, sandboxes, containers))
     }
 
     /// A message whenever a container changes state; containerd has this from 1.7 on. Opening it can take until the first
@@ -116,12 +116,19 @@ fn codec<Q, A>() -> ProstCodec<Q, A> {
 }
 
 /// The runtime's two lists as one table of names. A container whose sandbox is not listed has no pod any more.
-fn names(runtime: &str, sandboxes: ListPodSandboxResponse, containers: ListContainersResponse) -> Names {
+fn names(
+    runtime: &str,
+    labels: &[String],
+    sandboxes: ListPodSandboxResponse,
+    containers: ListContainersResponse,
+) -> Names {
     let mut names = Names { runtime: runtime.to_owned(), ..Names::default() };
     for sandbox in sandboxes.items {
         let Some(pod) = sandbox.metadata.filter(|pod| !pod.uid.is_empty()) else { continue };
         names.sandboxes.insert(sandbox.id, pod.uid.clone());
-        names.pods.insert(pod.uid, PodName { name: pod.name, namespace: pod.namespace });
+        let wanted = labels.iter().filter_map(|name| sandbox.labels.get_key_value(name));
+        let labels = wanted.map(|(name, value)| (name.clone(), value.clone())).collect();
+        names.pods.insert(pod.uid, PodName { name: pod.name, namespace: pod.namespace, labels });
     }
     for container in containers.containers {
         let (Some(metadata), Some(pod)) =

@@ -1,5 +1,6 @@
 //! A container runtime for tests: just enough HTTP/2 and gRPC to list sandboxes and to tell of events.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +40,11 @@ impl Runtime {
             uid: format!("uid of {name}"),
             namespace: "shop".to_owned(),
         };
-        let sandbox = PodSandbox { id: name.to_owned(), metadata: Some(metadata) };
+        let sandbox = PodSandbox {
+            id: name.to_owned(),
+            metadata: Some(metadata),
+            labels: HashMap::from([("app".to_owned(), name.to_owned())]),
+        };
         self.sandboxes.store(Arc::new(vec![sandbox]));
         self.events.iter().for_each(Notify::notify_one);
     }

@@ -1,6 +1,8 @@
 //! The few messages of the Container Runtime Interface that names need, with only the fields that are read. Numbers from
 //! `runtime.v1` in k8s.io/cri-api, pkg/apis/runtime/v1/api.proto; unknown fields are skipped when decoding.
 
+use std::collections::HashMap;
+
 use prost::Message;
 
 /// `VersionRequest`
@@ -34,6 +36,9 @@ pub(super) struct PodSandbox {
     pub(super) id: String,
     #[prost(message, optional, tag = "2")]
     pub(super) metadata: Option<PodSandboxMetadata>,
+    /// The pod's labels, as they were when it began.
+    #[prost(map = "string, string", tag = "5")]
+    pub(super) labels: HashMap<String, String>,
 }
 
 /// `PodSandboxMetadata`: what makes a pod, too.

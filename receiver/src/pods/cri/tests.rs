@@ -164,3 +164,20 @@ async fn another_socket_is_asked_at_once_and_names_stay_when_there_is_none_any_m
     tokio::time::sleep(LIST_PAUSE).await;
     assert_eq!(runtime.lists(), lists, "it is asked although it is switched off");
 }
+
+#[tokio::test]
+async fn other_labels_are_asked_for_at_once() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("fake.sock");
+    let runtime = Runtime::new(true);
+    let _server = runtime.serve(&path);
+    runtime.run_pod("cart");
+    let (mut told, _demand, settings) = changeable(path.clone());
+    named(&mut told, "cart").await;
+    let labels = |told: &Told| told.names.pods["uid of cart"].labels.clone();
+    assert_eq!(labels(&told.borrow()), []);
+    let wanted = vec!["app".to_owned(), "absent".to_owned()];
+    settings.send_replace(Settings { labels: wanted, ..at(CriSetting::Socket(path)) });
+    let reached = told.wait_for(|told| labels(told) == [("app".to_owned(), "cart".to_owned())]);
+    tokio::time::timeout(Duration::from_secs(5), reached).await.unwrap().unwrap();
+}
