@@ -61,6 +61,8 @@ impl Object {
     pub const TCPRETRANS: Self = object!("tcpretrans", optional: &[]);
     /// Requests of HTTP/1 as they pass, for their spans: `spans.rs`.
     pub(crate) const WIRE: Self = object!("wire", optional: &[]);
+    /// What threads are at that send, for their spans: `spans/threads.rs`.
+    pub(crate) const THREAD: Self = object!("thread", optional: &[]);
     /// Commands of virtio-net. Which function it watches depends on the kernel: `virtcmdlatency.rs`.
     pub(crate) const VIRTCMDLATENCY: Self =
         object!("virtcmdlatency", optional: &["virtnet_send_command_reply", "virtnet_send_command"]);

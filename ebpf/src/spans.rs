@@ -1,11 +1,17 @@
 //! What is known of the applications' spans: kept with the sockets by the programs that find it, read by the programs that
 //! see anomalies.
 
+mod process;
+mod threads;
+
 use std::os::fd::OwnedFd;
 
 use crate::abi::{SPAN_STORAGE_ADDRESS, SPAN_STORAGE_SOCKET, span_counts};
-use crate::load::links::{BY_ADDRESS, CONTEXTS, COUNTS};
+use crate::load::links::{BY_ADDRESS, CONTEXTS, COUNTS, PROCESSES, THREADS, THREADS_BY_ADDRESS};
 use crate::{Kernel, Links, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, TableError};
+
+pub use process::fuzz;
+pub use threads::{Questions, Threads};
 
 /// The helper by which tracing programs reach what is kept with a socket (5.11+).
 const STORAGE_HELPER: &str = "bpf_sk_storage_get_tracing";
@@ -18,7 +24,9 @@ pub struct Spans {
     /// `enum span_storage`.
     pub(crate) storage: u32,
     pub(crate) contexts: OwnedFd,
-    pub(crate) counts: OwnedFd,
+    pub(crate) threads: OwnedFd,
+    pub(crate) processes: OwnedFd,
+    pub(crate) counts: PerCpuTable<u32, span_counts>,
 }
 
 /// The source `wire`: requests of HTTP/1 as they pass. Dropping it detaches its programs.
@@ -27,12 +35,55 @@ pub struct Wire {
     /// What it knows.
     pub spans: Spans,
     loaded: Loaded,
-    counts: PerCpuTable<u32, span_counts>,
+}
+
+impl Spans {
+    /// The maps of an object that has them for its own.
+    fn of(loaded: &Loaded, storage: u32) -> Result<Self, TableError> {
+        let (contexts, threads) = match storage {
+            SPAN_STORAGE_SOCKET => (CONTEXTS, THREADS),
+            _ => (BY_ADDRESS, THREADS_BY_ADDRESS),
+        };
+        Ok(Self {
+            storage,
+            contexts: loaded.share(contexts)?,
+            threads: loaded.share(threads)?,
+            processes: loaded.share(PROCESSES)?,
+            counts: loaded.per_cpu_table(COUNTS)?,
+        })
+    }
+
+    /// The same maps once more.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn share(&self) -> std::io::Result<Self> {
+        Ok(Self {
+            storage: self.storage,
+            contexts: self.contexts.try_clone()?,
+            threads: self.threads.try_clone()?,
+            processes: self.processes.try_clone()?,
+            counts: self.counts.share()?,
+        })
+    }
+
+    /// What became of the contexts that a source (`enum span_source`) found.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counts(&self, source: u32) -> Result<span_counts, TableError> {
+        Ok(self.counts.get(&source)?.unwrap_or_default())
+    }
 }
 
 /// The best storage that the kernel has.
 pub fn storage(kernel: &Kernel) -> u32 {
     if kernel.btf().has_function(STORAGE_HELPER) { SPAN_STORAGE_SOCKET } else { SPAN_STORAGE_ADDRESS }
+}
+
+/// Hooks that the owner of the maps can do without: what is kept with a socket goes with it.
+fn unneeded(storage: u32) -> &'static [&'static str] {
+    if storage == SPAN_STORAGE_ADDRESS { &[] } else { &[END] }
 }
 
 impl Wire {
@@ -49,14 +100,10 @@ impl Wire {
     /// # Errors
     /// As of [`Self::open`].
     pub fn open_with(kernel: &Kernel, storage: u32) -> Result<Self, LoadError> {
-        let (map, without): (_, &[&str]) = match storage {
-            SPAN_STORAGE_SOCKET => (CONTEXTS, &[END]),
-            _ => (BY_ADDRESS, &[]),
-        };
+        let without = unneeded(storage);
         let options = LoadOptions { links: Links::Owner(storage), without, ..LoadOptions::new(kernel) };
         let loaded = Object::WIRE.load(&options)?;
-        let spans = Spans { storage, contexts: loaded.share(map)?, counts: loaded.share(COUNTS)? };
-        Ok(Self { spans, counts: loaded.per_cpu_table(COUNTS)?, loaded })
+        Ok(Self { spans: Spans::of(&loaded, storage)?, loaded })
     }
 
     /// What became of the contexts that a source (`enum span_source`) found.
@@ -64,7 +111,7 @@ impl Wire {
     /// # Errors
     /// The map cannot be read.
     pub fn counts(&self, source: u32) -> Result<span_counts, TableError> {
-        Ok(self.counts.get(&source)?.unwrap_or_default())
+        self.spans.counts(source)
     }
 
     /// Attached hooks, programs, maps.
@@ -79,5 +126,6 @@ impl Merge for span_counts {
         self.used += other.used;
         self.expired += other.expired;
         self.ambiguous += other.ambiguous;
+        self.conflicting += other.conflicting;
     }
 }

@@ -103,6 +103,14 @@ pub(crate) fn update(fd: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result
     bpf(Command::UpdateElement, &mut element(fd, key, value.as_ptr() as u64, 0)).map(|_| ())
 }
 
+/// `BPF_EXIST`, include/uapi/linux/bpf.h.
+const EXIST: u64 = 2;
+
+/// Writes `value` over what is under `key`; false when nothing is.
+pub(crate) fn replace_value(fd: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    found(bpf(Command::UpdateElement, &mut element(fd, key, value.as_ptr() as u64, EXIST)))
+}
+
 /// Removes `key`; false when there was none.
 pub(crate) fn delete(fd: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
     found(bpf(Command::DeleteElement, &mut element(fd, key, 0, 0)))

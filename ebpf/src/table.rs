@@ -181,6 +181,12 @@ where
         sys::update(self.raw.fd.as_fd(), key.as_bytes(), value.as_bytes()).map_err(|e| self.raw.error(e))
     }
 
+    /// Writes `value` over what is under `key`; false when nothing is.
+    pub fn replace(&self, key: &K, value: &V) -> Result<bool, TableError> {
+        sys::replace_value(self.raw.fd.as_fd(), key.as_bytes(), value.as_bytes())
+            .map_err(|e| self.raw.error(e))
+    }
+
     /// Removes `key`; false when it was not there.
     pub fn remove(&self, key: &K) -> Result<bool, TableError> {
         sys::delete(self.raw.fd.as_fd(), key.as_bytes()).map_err(|e| self.raw.error(e))
@@ -269,6 +275,13 @@ where
     pub(crate) fn new(name: &str, fd: OwnedFd, cpus: usize) -> Self {
         let raw = RawTable::new(name, fd, size_of::<K>(), size_of::<V>().next_multiple_of(8) * cpus);
         Self { raw, types: PhantomData }
+    }
+
+    /// The same map once more.
+    pub(crate) fn share(&self) -> io::Result<Self> {
+        let raw = &self.raw;
+        let fd = raw.fd.try_clone()?;
+        Ok(Self { raw: RawTable::new(&raw.name, fd, raw.key, raw.value), types: PhantomData })
     }
 
     /// The value under `key`, summed over all CPUs.

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod common;
+mod instrumented;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -15,10 +16,12 @@ use std::time::Duration;
 use common::http::{Ids, get};
 use common::score::Score;
 use common::{Network, can_load, note, tcp};
+use instrumented::{become_known, enter, leave};
 use jitterscope_ebpf::abi::{
-    EXEMPLARS_SAMPLED, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, exemplar, retransmit_event, retransmit_key,
+    EXEMPLARS_SAMPLED, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE, exemplar,
+    retransmit_event, retransmit_key,
 };
-use jitterscope_ebpf::spans::Wire;
+use jitterscope_ebpf::spans::{Spans, Threads, Wire};
 use jitterscope_ebpf::{Kernel, Object, Observer, ObserverOptions, Ring, Table, Telling};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -39,24 +42,48 @@ fn telling() -> Telling {
     }
 }
 
+/// How spans are known.
+enum Source {
+    Wire(Box<Wire>),
+    Thread(Box<Threads>),
+}
+
+impl Source {
+    fn open(kernel: &Kernel, source: u32) -> Self {
+        if source == SPAN_SOURCE_WIRE {
+            return Self::Wire(Box::new(Wire::open(kernel).unwrap()));
+        }
+        let mut threads = Threads::open(kernel, None).unwrap();
+        become_known(&mut threads);
+        Self::Thread(Box::new(threads))
+    }
+
+    fn spans(&self) -> &Spans {
+        match self {
+            Self::Wire(wire) => &wire.spans,
+            Self::Thread(threads) => &threads.spans,
+        }
+    }
+}
+
 struct Probe {
     observer: Observer,
     ring: Ring,
     exemplars: Table<retransmit_key, exemplar>,
-    _wire: Wire,
+    _source: Source,
 }
 
 impl Probe {
-    fn open(network: &Network) -> Self {
+    fn open(network: &Network, source: u32) -> Self {
         let kernel = Kernel::read(None).unwrap();
-        let wire = Wire::open(&kernel).unwrap();
+        let source = Source::open(&kernel, source);
         let options =
-            ObserverOptions { spans: Some(&wire.spans), ..ObserverOptions::new(network.router.inode()) };
+            ObserverOptions { spans: Some(source.spans()), ..ObserverOptions::new(network.router.inode()) };
         let mut observer = Observer::open(&Object::TCPRETRANS, &kernel, &options).unwrap();
         observer.configure(&telling()).unwrap();
         let exemplars = observer.loaded().table("exemplars").unwrap();
         let ring = observer.events().unwrap();
-        Self { observer, ring, exemplars, _wire: wire }
+        Self { observer, ring, exemplars, _source: source }
     }
 
     /// Events of connections to the port.
@@ -141,9 +168,11 @@ fn serve(mut socket: TcpStream, faults: &Faults<'_>) -> Vec<(u64, u32)> {
     while let Ok(length @ 1..) = socket.read(&mut buffer) {
         text.extend_from_slice(&buffer[..length]);
         if text.ends_with(b"\r\n\r\n") {
-            text.clear();
             totals.push((now(), sent_again(&socket)));
+            enter(&Ids::asked(&text));
+            text.clear();
             faults.send(SPAN_ROLE_SERVER, &mut socket, port, totals.len() - 1, answer.as_bytes());
+            leave();
         }
     }
     totals.push((now(), sent_again(&socket)));
@@ -158,7 +187,9 @@ fn ask(mut socket: TcpStream, faults: &Faults<'_>) -> Vec<Asked> {
         let ids = Ids::new();
         let (made, before) = (now(), sent_again(&socket));
         let text = get(&ids, 20 + request * 40);
+        enter(&ids);
         faults.send(SPAN_ROLE_CLIENT, &mut socket, port, request, text.as_bytes());
+        leave();
         socket.read_exact(&mut [0; ANSWER]).unwrap();
         Asked { ids, made, received: 0, sent_again: sent_again(&socket) - before }
     };
@@ -203,22 +234,27 @@ fn at(asked: &[Asked], side: u32, time: u64) -> Option<&Asked> {
     asked.iter().rfind(known)
 }
 
+/// One after the other: programs see the connections of all tests.
 #[test]
 fn segments_that_are_sent_again_are_linked_to_the_request_that_was_hit() {
-    if !can_load() {
-        return;
+    if can_load() {
+        links_of(SPAN_SOURCE_WIRE, "wire");
+        links_of(SPAN_SOURCE_THREAD, "thread");
     }
+}
+
+fn links_of(source: u32, name: &str) {
     let network = Network::new();
     for family in FAMILIES {
         for role in [SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER] {
-            let mut probe = Probe::open(&network);
+            let mut probe = Probe::open(&network, source);
             let faults = Faults::new(&network, role);
             let requests = run(&network, family, &faults);
             drop(faults);
             let events = probe.events();
-            let score = score(&requests, &events, role);
+            let score = score(&requests, &events, role, source);
             note(&format!(
-                "retransmits, IPv{family}, role {role}: {score:?}, precision {:.1} %, recall {:.1} %",
+                "retransmits, {name}, IPv{family}, role {role}: {score:?}, precision {:.1} %, recall {:.1} %",
                 100.0 * score.precision(),
                 100.0 * score.recall()
             ));
@@ -232,7 +268,7 @@ fn segments_that_are_sent_again_are_linked_to_the_request_that_was_hit() {
 }
 
 /// Compares each event with the request that was under way on its connection.
-fn score(requests: &BTreeMap<u16, Vec<Asked>>, events: &[retransmit_event], role: u32) -> Score {
+fn score(requests: &BTreeMap<u16, Vec<Asked>>, events: &[retransmit_event], role: u32, source: u32) -> Score {
     let mut score = Score::default();
     let mut found = BTreeSet::new();
     for event in events {
@@ -240,9 +276,10 @@ fn score(requests: &BTreeMap<u16, Vec<Asked>>, events: &[retransmit_event], role
         let of = if ends.peer_port == PORT { SPAN_ROLE_CLIENT } else { SPAN_ROLE_SERVER };
         let port = if of == SPAN_ROLE_CLIENT { ends.local_port } else { ends.peer_port };
         let asked = requests.get(&port).and_then(|asked| at(asked, of, event.head.time));
+        let told = (u32::from(event.head.span.source), u32::from(event.head.span.role));
         match (Ids::of(&event.head.span), asked) {
             (None, _) => score.unlinked += 1,
-            (Some(ids), Some(asked)) if ids == asked.ids && u32::from(event.head.span.role) == of => {
+            (Some(ids), Some(asked)) if (ids, told) == (asked.ids, (source, of)) => {
                 score.right += 1;
                 if of == role {
                     found.insert(ids);

@@ -6,8 +6,9 @@
 /* How a link was made. */
 enum span_source {
 	SPAN_SOURCE_NONE = 0,
-	SPAN_SOURCE_WIRE = 1, /* from the bytes of the request on the connection */
-	SPAN_SOURCES = 2,
+	SPAN_SOURCE_WIRE = 1,	/* from the bytes of the request on the connection */
+	SPAN_SOURCE_THREAD = 2, /* from the memory of the thread that sent it */
+	SPAN_SOURCES = 3,
 };
 
 /* Which side of the request the socket is on. */
@@ -40,7 +41,8 @@ enum span_storage {
 enum span_state {
 	SPAN_UNKNOWN = 0, /* the last request has no usable context, or the last message was none */
 	SPAN_KNOWN = 1,
-	SPAN_AMBIGUOUS = 2, /* requests overlap: with HTTP/1 never again a link on this connection */
+	SPAN_AMBIGUOUS = 2,  /* requests overlap: with HTTP/1 never again a link on this connection */
+	SPAN_CONNECTING = 3, /* nothing but the wish to connect: good until the peer answers it */
 };
 
 /* What is known of the end of a request. */
@@ -50,17 +52,22 @@ enum span_extent {
 	EXTENT_CLOSED = 2, /* HTTP/2: both sides have said all */
 };
 
-/* The last request of a connection. Positions are those of TCP's streams. */
+/*
+ * The last request of a connection, or what its last sender was at. Positions are those of TCP's streams.
+ */
 struct span_context {
 	u64 captured_at; /* CLOCK_MONOTONIC, ns */
 	u64 cookie;	 /* of the socket, where this is kept under its address; else 0 */
 	u32 start;	 /* of the request, in the stream of the side that asks */
-	u32 end;	 /* of the packet that it began with; HTTP/2: of the last one of it */
-	u32 answer;	 /* where the answer starts, in the stream of the other side */
-	u32 answer_end;	 /* and where it ends, once that is known to be over */
-	u32 ports;	 /* own and peer's, in network order */
-	u32 state;	 /* enum span_state */
-	u32 extent;	 /* enum span_extent */
+	u32 end;    /* of the packet that it began with; HTTP/2: of its last one; of a thread: of all that it
+		       wrote */
+	u32 answer; /* where the answer starts, in the stream of the other side */
+	u32 answer_end; /* and where it ends, once that is known to be over */
+	u32 ports;	/* own and peer's, in network order; own 0: not known yet */
+	u32 state;	/* enum span_state */
+	u32 extent;	/* enum span_extent */
+	u32 process;	/* thread: its process */
+	u32 others;	/* thread: 1: something else was sent on this connection too */
 	u32 reserved;
 	struct span_link link;
 	u64 check; /* all other words by exclusive or: shows a copy that was taken while another CPU wrote */
@@ -73,6 +80,41 @@ struct span_counts {
 	u64 expired;   /* anomalies whose context was too old */
 	u64 ambiguous; /* anomalies that may be of another request than the last one, and overlapping requests
 			*/
+	u64 conflicting; /* sends for which a source of more authority named another trace */
+};
+
+/* What is known of a process's threads. */
+enum thread_state {
+	THREAD_ASKED = 0,      /* user space is looking, or found nothing */
+	THREAD_KNOWN = 1,      /* where each thread keeps its context */
+	THREAD_DISTRUSTED = 2, /* it says something else than its requests do */
+};
+
+/* Where the threads of a process have the pointer to their context. Distances are added modulo 2^64. */
+struct thread_place {
+	u64 module; /* of the dynamic linker; 0: at the same distance from each thread pointer */
+	u64 offset; /* from the thread pointer, or from the start of the module's block */
+	u64 vector; /* from the thread pointer: where the pointer to the vector of blocks is */
+	u64 entry;  /* bytes of an entry of that vector */
+	u64 count;  /* from the vector's start: where the number of its entries is */
+};
+
+/* A process that sends by TCP. */
+struct thread_process {
+	u64 started; /* CLOCK_BOOTTIME, ns */
+	u64 program; /* how often it had become another program (execve) */
+	u64 again;   /* CLOCK_MONOTONIC, ns: when user space is asked again */
+	u32 state;   /* enum thread_state */
+	u32 asked;   /* how often it was */
+	struct thread_place place;
+};
+
+/* User space is to look at a process. */
+struct thread_question {
+	u64 started; /* this and the next as in struct thread_process */
+	u64 program;
+	u32 process;
+	u32 reserved;
 };
 
 /* Which anomalies are shown with the counters that count them. */

@@ -13,6 +13,7 @@
 #include "hpack.h"
 #include "segment.h"
 #include "sequence.h"
+#include "span_compare.h"
 #include "span_keep.h"
 #include "span_store.h"
 #include "text.h"
@@ -253,6 +254,8 @@ static __always_inline void headers(const struct passing *p, struct __sk_buff *s
 		__builtin_memcpy(c->link.span_id, f->link.span_id, sizeof(c->link.span_id));
 		c->link.flags = f->link.flags;
 		count_span(captured, SPAN_SOURCE_WIRE);
+		if (!p->incoming)
+			compare(skb, c);
 	}
 	c->check = check_of(c);
 	*p->c = *c;

@@ -425,11 +425,30 @@ struct rlimit {
 };
 
 struct signal_struct {
+	atomic_t live;
 	s32 nr_threads;
 	struct rlimit rlim[16];
 };
 
+/* arch/{x86,arm64}/include/asm/processor.h */
+#if defined(__TARGET_ARCH_x86)
+struct thread_struct {
+	unsigned long fsbase;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct thread_struct {
+	struct {
+		unsigned long tp_value;
+	} uw;
+};
+#endif
+
+struct io_uring_task;
+
 struct task_struct {
+	struct thread_struct thread;
+	struct io_uring_task *io_uring;
+	u64 self_exec_id;
 	s32 tgid;
 	struct task_struct *group_leader;
 	struct files_struct *files;

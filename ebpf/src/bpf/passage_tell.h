@@ -121,7 +121,7 @@ static __always_inline void tell(const struct passage *p, const struct entity *e
 		length = packet.length - (u32)(packet.network - BPF_CORE_READ(skb, data));
 	}
 	if (linked) {
-		find_data_span(&shown.link, a->kept, a->sk, &packet, length, slow);
+		find_data_span(&shown.link, (struct kept){a->kept, NULL}, a->sk, &packet, length, slow);
 		if (is_shown(&shown.link))
 			find_packet_facts(&shown.facts, &packet, p->direction);
 	}

@@ -16,13 +16,7 @@
 #include "limit.h"
 #include "sequence.h"
 #include "span_store.h"
-
-/* What of a connection an anomaly is about. */
-enum span_matter {
-	MATTER_PACKET,	   /* one that begins at a position of its stream */
-	MATTER_STREAM,	   /* whatever is on its way in one direction */
-	MATTER_CONNECTION, /* the whole, as for a reset: of the request that has no answer yet */
-};
+#include "span_thread.h"
 
 static __always_inline struct span_context *context_of(struct sock *sk)
 {
@@ -43,10 +37,15 @@ static __always_inline u32 ports_of(struct sock *sk)
 	return BPF_CORE_READ(inet, inet_sport) | (u32)BPF_CORE_READ(sk, __sk_common.skc_dport) << 16;
 }
 
-/* Whether it was kept for this connection: sockets are connected anew, addresses used again. */
+/*
+ * Whether it was kept for this connection: sockets are connected anew, addresses used again. One that was
+ * about to connect may have had no port yet.
+ */
 static __always_inline int is_kept_for(const struct span_context *c, struct sock *sk)
 {
-	if (c->ports != ports_of(sk))
+	u32 ports = ports_of(sk);
+
+	if (c->ports != ports && (c->ports & 0xffff || c->ports >> 16 != ports >> 16))
 		return 0;
 	return !c->cookie || c->cookie == (u64)BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 }
@@ -107,42 +106,79 @@ static __always_inline int is_of_last_request(const struct span_context *c, stru
 	return matter == MATTER_STREAM || !is_before(position, c->answer);
 }
 
-/*
- * Fills `link`, which must be zero, if the span is known and surely the right one. `kept` is the socket's.
- * `anomaly`: what it is about is one, and what becomes of it is counted; else it is only shown with a
- * counter.
- */
-static __always_inline void look_for_span(struct span_link *link, const struct span_context *kept,
-					  struct sock *sk, const enum span_matter matter, u8 direction,
-					  u32 position, int anomaly)
+/* Takes a copy of what is kept of the socket; false if that is no span, or none of this connection. */
+static __always_inline int take_context(struct span_context *c, const struct span_context *kept,
+					struct sock *sk)
+{
+	if (!kept)
+		return 0;
+	*c = *kept;
+	if (c->check != check_of(c) || (c->state != SPAN_KNOWN && c->state != SPAN_CONNECTING))
+		return 0;
+	return is_kept_for(c, sk);
+}
+
+/* Whether the link was made. `is_of`: whether it surely belongs to the context. */
+static __always_inline int judge_span(struct span_link *link, const struct span_context *c, int is_of,
+				      int anomaly)
 {
 	struct settings *set = settings_of_probe();
+
+	if (!set)
+		return 0;
+	if (bpf_ktime_get_ns() - c->captured_at > set->span_age) {
+		if (anomaly)
+			count_span(expired, c->link.source);
+		return 0;
+	}
+	if (!is_of) {
+		if (anomaly)
+			count_span(ambiguous, c->link.source);
+		return 0;
+	}
+	if (anomaly)
+		count_span(used, c->link.source);
+	*link = c->link;
+	return 1;
+}
+
+/* What is kept of a socket, or not. */
+struct kept {
+	const struct span_context *request, *thread;
+};
+
+/*
+ * Fills `link`, which must be zero, if the span is known and surely the right one. What the request itself
+ * said goes before what its thread said. `anomaly`: what it is about is one, and what becomes of it is
+ * counted; else it is only shown with a counter.
+ */
+static __always_inline void look_for_span(struct span_link *link, struct kept kept, struct sock *sk,
+					  const enum span_matter matter, u8 direction, u32 position,
+					  int anomaly)
+{
 	struct span_context c;
 
-	if (!kept || !set)
+	if (!span_storage)
 		return;
-	c = *kept;
-	if (c.check != check_of(&c) || c.state != SPAN_KNOWN || !is_kept_for(&c, sk))
+	if (take_context(&c, kept.request, sk) &&
+	    judge_span(link, &c, is_of_last_request(&c, sk, matter, direction, position), anomaly))
 		return;
-	if (bpf_ktime_get_ns() - c.captured_at > set->span_age) {
-		if (anomaly)
-			count_span(expired, c.link.source);
-	} else if (!is_of_last_request(&c, sk, matter, direction, position)) {
-		if (anomaly)
-			count_span(ambiguous, c.link.source);
-	} else {
-		if (anomaly)
-			count_span(used, c.link.source);
-		*link = c.link;
-	}
+	if (take_context(&c, kept.thread, sk) && is_trusted(&c))
+		judge_span(link, &c, is_of_last_send(&c, sk, matter, direction, position), anomaly);
+}
+
+/* What is kept of a socket whose type the verifier knows. */
+static __always_inline struct kept kept_of(struct sock *sk)
+{
+	return (struct kept){context_of(sk), thread_context_of(sk)};
 }
 
 /* The same of an anomaly. */
-static __always_inline void find_span(struct span_link *link, const struct span_context *kept,
-				      struct sock *sk, const enum span_matter matter, u8 direction,
-				      u32 position)
+static __always_inline void find_span(struct span_link *link, struct sock *sk, const enum span_matter matter,
+				      u8 direction, u32 position)
 {
-	look_for_span(link, kept, sk, matter, direction, position, 1);
+	if (span_storage)
+		look_for_span(link, kept_of(sk), sk, matter, direction, position, 1);
 }
 
 #endif

@@ -37,25 +37,31 @@ static __always_inline int read_segment(struct segment_head *head, const struct 
 }
 
 /* Fills `link`, which must be zero. `sk` is the packet's socket, `kept` what is kept of it. */
-static __always_inline void find_segment_span(struct span_link *link, const struct span_context *kept,
-					      struct sock *sk, const struct segment_head *head, int anomaly)
+static __always_inline void find_segment_span(struct span_link *link, struct kept kept, struct sock *sk,
+					      const struct segment_head *head, int anomaly)
 {
-	u8 direction = direction_at(kept->ports, head->source, head->destination);
+	u32 ports = kept.request ? kept.request->ports : ports_of(sk);
+	u8 direction = direction_at(ports, head->source, head->destination);
 
 	if (direction)
 		look_for_span(link, kept, sk, MATTER_PACKET, direction, bpf_ntohl(head->sequence), anomaly);
 }
 
+static __always_inline int is_any(struct kept kept)
+{
+	return kept.request || kept.thread;
+}
+
 /* The same of a packet; the verifier knows the socket's type. */
 static __always_inline void find_packet_span(struct span_link *link, struct sock *sk, const struct packet *p)
 {
-	struct span_context *kept;
 	struct segment_head head;
+	struct kept kept;
 
 	if (!span_storage || p->protocol != IPPROTO_TCP)
 		return;
-	kept = context_of(sk);
-	if (kept && read_segment(&head, p))
+	kept = kept_of(sk);
+	if (is_any(kept) && read_segment(&head, p))
 		find_segment_span(link, kept, sk, &head, 1);
 }
 
@@ -63,13 +69,13 @@ static __always_inline void find_packet_span(struct span_link *link, struct sock
  * The same of a packet that is `length` bytes long from its network header on, unless it has no data:
  * acknowledgements and ends of connections are of no message.
  */
-static __always_inline void find_data_span(struct span_link *link, const struct span_context *kept,
-					   struct sock *sk, const struct packet *p, u32 length, int anomaly)
+static __always_inline void find_data_span(struct span_link *link, struct kept kept, struct sock *sk,
+					   const struct packet *p, u32 length, int anomaly)
 {
 	struct segment_head head;
 	u32 headers;
 
-	if (!kept || !read_segment(&head, p))
+	if (!is_any(kept) || !read_segment(&head, p))
 		return;
 	headers = (u32)(p->transport - p->network) + (head.length >> 4) * 4;
 	if (length > headers)

@@ -9,7 +9,7 @@
 #include "kernel.h"
 #include "abi.h"
 
-/* enum span_storage: which of the two maps is in use. */
+/* enum span_storage: which of the two maps for each source is in use. */
 const volatile u32 span_storage;
 
 struct {
@@ -26,6 +26,29 @@ struct {
 	__type(key, u64);
 	__type(value, struct span_context);
 } contexts_by_address SEC(".maps");
+
+/* What `thread` knows of sockets. A source of its own map: neither has to take apart what the other wrote. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct span_context);
+} thread_contexts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct span_context);
+} thread_by_address SEC(".maps");
+
+/* Processes that send. Those that find no room are not looked at. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u32);
+	__type(value, struct thread_process);
+} thread_processes SEC(".maps");
 
 /* By enum span_source. */
 struct {
@@ -57,6 +80,24 @@ static __always_inline u64 check_of(const struct span_context *c)
 	for (i = 0; i < CONTEXT_WORDS - 1; i++)
 		check ^= words[i];
 	return check;
+}
+
+/* What one source names and the other does not. */
+static __always_inline int is_same_trace(const struct span_link *a, const struct span_link *b)
+{
+	const u64 *one = (const u64 *)a->trace_id, *other = (const u64 *)b->trace_id;
+
+	return one[0] == other[0] && one[1] == other[1];
+}
+
+/* Its threads do not say what they are at: nothing is taken from them any more, nor what was before. */
+static __always_inline void distrust(u32 process)
+{
+	struct thread_process *p = bpf_map_lookup_elem(&thread_processes, &process);
+
+	count_span(conflicting, SPAN_SOURCE_THREAD);
+	if (p)
+		p->state = THREAD_DISTRUSTED;
 }
 
 #endif

@@ -64,7 +64,7 @@ static __always_inline int answered(struct sock *sk, struct sk_buff *skb, u32 re
 		k.entity.netns_cookie = net_cookie(net);
 	}
 	if (typed && sk)
-		find_span(&shown.link, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
+		find_span(&shown.link, sk, MATTER_CONNECTION, k.direction, 0);
 	count(&resets, &k);
 	if (is_shown(&shown.link)) {
 		if (skb)
@@ -138,7 +138,7 @@ static __always_inline int received(u64 *ctx, const int typed)
 	k.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	k.family = family_of(sk);
 	if (typed)
-		find_span(&shown.link, context_of(sk), sk, MATTER_CONNECTION, k.direction, 0);
+		find_span(&shown.link, sk, MATTER_CONNECTION, k.direction, 0);
 	count(&resets, &k);
 	if (is_shown(&shown.link)) {
 		find_socket_facts(&shown.facts, sk);

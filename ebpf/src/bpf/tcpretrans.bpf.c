@@ -81,8 +81,7 @@ static __always_inline int segment(u64 *ctx, const int typed)
 	struct span_link span = {};
 
 	if (typed)
-		find_span(&span, context_of(sk), sk, MATTER_PACKET, DIRECTION_TRANSMIT,
-			  BPF_CORE_READ(control, seq));
+		find_span(&span, sk, MATTER_PACKET, DIRECTION_TRANSMIT, BPF_CORE_READ(control, seq));
 	retransmitted(sk, sk, type, BPF_CORE_READ(control, tcp_gso_segs),
 		      BPF_CORE_READ(icsk, icsk_retransmits), &span);
 	return 0;

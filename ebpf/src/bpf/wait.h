@@ -73,7 +73,7 @@ static __always_inline void find_wait_span(struct span_link *span, struct sock *
 	if (!typed || !span_storage || key->protocol != IPPROTO_TCP)
 		return;
 	if (slow || are_exemplars_shown())
-		look_for_span(span, context_of(sk), sk, MATTER_PACKET, direction, position, slow);
+		look_for_span(span, kept_of(sk), sk, MATTER_PACKET, direction, position, slow);
 }
 
 static __always_inline void show_wait(struct sock *sk, const struct socket_wait_key *key, u32 operation,

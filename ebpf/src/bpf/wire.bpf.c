@@ -14,6 +14,8 @@
 #include "http_head.h"
 #include "segment.h"
 #include "sequence.h"
+#include "span_compare.h"
+#include "span_end.h"
 #include "span_keep.h"
 #include "span_store.h"
 #include "text.h"
@@ -58,10 +60,13 @@ static __always_inline void request(struct span_context *last, struct __sk_buff 
 	}
 	if (c.state != SPAN_AMBIGUOUS && c.start == s->sequence && !read_request(&c, skb, s) && !last)
 		return;
-	if (c.state == SPAN_KNOWN)
+	if (c.state == SPAN_KNOWN) {
 		count_span(captured, SPAN_SOURCE_WIRE);
-	else if (c.state == SPAN_AMBIGUOUS)
+		if (!incoming)
+			compare(skb, &c);
+	} else if (c.state == SPAN_AMBIGUOUS) {
 		count_span(ambiguous, SPAN_SOURCE_WIRE);
+	}
 	c.check = check_of(&c);
 	keep(skb, &c);
 }
@@ -152,25 +157,6 @@ int asks(struct __sk_buff *skb)
 {
 	visit(skb, 0);
 	return ALLOW;
-}
-
-static __always_inline int forget(u64 sk)
-{
-	bpf_map_delete_elem(&contexts_by_address, &sk);
-	return 0;
-}
-
-/* Only where contexts are kept under the address of the socket. */
-SEC("tp_btf/tcp_destroy_sock")
-int destroyed_btf(u64 *ctx)
-{
-	return forget(ctx[0]);
-}
-
-SEC("raw_tp/tcp_destroy_sock")
-int destroyed_raw(u64 *ctx)
-{
-	return forget(ctx[0]);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,4 +1,4 @@
-//! What objects have in common: the maps of `span_store.h`, in which one keeps what it knows of sockets and which others read.
+//! What objects have in common: the maps of `span_store.h`, in which some keep what they know of sockets and which others read.
 //!
 //! An object is loaded with maps of its own. Before the kernel sees its programs, the descriptors that they name are made to
 //! mean the common maps; what the object had is gone with that. Without span links the programs never come to a use of them,
@@ -21,9 +21,15 @@ pub(super) const STORAGE: &str = "span_storage";
 /// Names of the maps in `span_store.h`.
 pub(crate) const CONTEXTS: &str = "contexts";
 pub(crate) const BY_ADDRESS: &str = "contexts_by_address";
+pub(crate) const THREADS: &str = "thread_contexts";
+pub(crate) const THREADS_BY_ADDRESS: &str = "thread_by_address";
+pub(crate) const PROCESSES: &str = "thread_processes";
 pub(crate) const COUNTS: &str = "span_counts";
 /// Name in `exemplar.h`: an object's own, of no use without links.
 const EXEMPLARS: &str = "exemplars";
+
+/// All of them.
+const NAMES: [&str; 7] = [CONTEXTS, BY_ADDRESS, THREADS, THREADS_BY_ADDRESS, PROCESSES, COUNTS, EXEMPLARS];
 
 /// What an object has to do with span links.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,9 +37,9 @@ pub enum Links<'a> {
     /// They are off.
     #[default]
     Off,
-    /// It keeps what it knows of sockets, in this storage.
+    /// It keeps what it knows of sockets, in this storage, in maps of its own.
     Owner(u32),
-    /// It reads what is kept there.
+    /// It reads what is kept there, or keeps more there.
     Reader(&'a Spans),
 }
 
@@ -52,9 +58,11 @@ impl Links<'_> {
         let used = |storage| self.storage() == storage;
         match (name, self) {
             (_, Self::Off) => Place::Unused,
-            (CONTEXTS, _) if !used(SPAN_STORAGE_SOCKET) => Place::Unused,
-            (BY_ADDRESS, _) if !used(SPAN_STORAGE_ADDRESS) => Place::Unused,
+            (CONTEXTS | THREADS, _) if !used(SPAN_STORAGE_SOCKET) => Place::Unused,
+            (BY_ADDRESS | THREADS_BY_ADDRESS, _) if !used(SPAN_STORAGE_ADDRESS) => Place::Unused,
             (CONTEXTS | BY_ADDRESS, Self::Reader(spans)) => Place::Common(spans.contexts.as_fd()),
+            (THREADS | THREADS_BY_ADDRESS, Self::Reader(spans)) => Place::Common(spans.threads.as_fd()),
+            (PROCESSES, Self::Reader(spans)) => Place::Common(spans.processes.as_fd()),
             (COUNTS, Self::Reader(spans)) => Place::Common(spans.counts.as_fd()),
             _ => Place::Own,
         }
@@ -75,10 +83,10 @@ pub(super) fn has_links(elf: &[u8]) -> bool {
 /// Lets the names of the common maps mean what they are to mean.
 pub(super) fn connect(ebpf: &Ebpf, links: &Links<'_>) -> io::Result<()> {
     let fd = |name: &str| ebpf.map(name).and_then(data).map(|map| map.fd().as_fd());
-    let is_ours = |name: &str| [CONTEXTS, BY_ADDRESS, COUNTS, EXEMPLARS].contains(&name);
+    let is_ours = |name: &str| NAMES.contains(&name);
     let any = ebpf.maps().find_map(|(name, map)| data(map).filter(|_| !is_ours(name)));
     let any = any.map(|map| map.fd().as_fd()).ok_or(io::ErrorKind::NotFound)?;
-    for name in [CONTEXTS, BY_ADDRESS, COUNTS, EXEMPLARS] {
+    for name in NAMES {
         let Some(own) = fd(name) else { continue };
         match links.place(name) {
             Place::Own => {}
@@ -91,7 +99,7 @@ pub(super) fn connect(ebpf: &Ebpf, links: &Links<'_>) -> io::Result<()> {
 
 /// Lets go of the maps that are not the object's own, once its programs hold them.
 pub(super) fn let_go(ebpf: &mut Ebpf, links: &Links<'_>) {
-    for name in [CONTEXTS, BY_ADDRESS, COUNTS, EXEMPLARS] {
+    for name in NAMES {
         if !matches!(links.place(name), Place::Own) {
             drop(ebpf.take_map(name));
         }

@@ -33,6 +33,15 @@ impl Ids {
         (link.source != 0).then_some(Self { trace: link.trace_id, span: link.span_id })
     }
 
+    /// Those that a request names.
+    pub(crate) fn asked(request: &[u8]) -> Self {
+        let text = str::from_utf8(request).unwrap();
+        let mut parts = text.split_once("traceparent: 00-").unwrap().1.split('-');
+        let mut next = || parts.next().unwrap();
+        let trace = u128::from_str_radix(next(), 16).unwrap().to_be_bytes();
+        Self { trace, span: u64::from_str_radix(next(), 16).unwrap().to_be_bytes() }
+    }
+
     pub(crate) fn trace_text(&self) -> String {
         hex(&self.trace)
     }

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * thread: the span that the thread was in which sent on a connection, as its SDK says in the thread's own
+ * memory, read in the system call that sends or connects.
+ *
+ * A process that is not known costs a look into a table. The first time, and from time to time, user space is
+ * asked to look whether it says where its threads keep their context.
+ */
+#include "kernel.h"
+#include "abi.h"
+#include "sequence.h"
+#include "span.h"
+#include "span_end.h"
+#include "span_store.h"
+#include "thread_local.h"
+
+/* From the first question to the second, in ns; each next time is twice as long, up to 51 s. */
+#define FIRST_PAUSE 100000000ULL
+#define MOST_PAUSES 9
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+} questions SEC(".maps");
+
+static __always_inline u64 start_of(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, group_leader, start_boottime);
+}
+
+/* Whether an entry is of this process and of the program that it runs now. */
+static __always_inline int is_of(const struct thread_process *p, struct task_struct *task)
+{
+	return p->started == start_of(task) && p->program == BPF_CORE_READ(task, self_exec_id);
+}
+
+/* `p`: what is known of the process; NULL: nothing. */
+static __always_inline void ask(struct task_struct *task, u32 process, struct thread_process *p)
+{
+	struct thread_process fresh = {.asked = 1};
+	u64 now = bpf_ktime_get_ns();
+	struct thread_question *q;
+	u32 pauses;
+
+	if (p && is_of(p, task))
+		fresh.asked = p->asked + 1;
+	fresh.started = start_of(task);
+	fresh.program = BPF_CORE_READ(task, self_exec_id);
+	pauses = fresh.asked - 1 < MOST_PAUSES ? fresh.asked - 1 : MOST_PAUSES;
+	fresh.again = now + (FIRST_PAUSE << pauses);
+	/* Before the question: user space changes only what is there. */
+	if (bpf_map_update_elem(&thread_processes, &process, &fresh, BPF_ANY))
+		return;
+	q = bpf_ringbuf_reserve(&questions, sizeof(*q), 0);
+	if (!q)
+		return;
+	q->started = fresh.started;
+	q->program = fresh.program;
+	q->process = process;
+	q->reserved = 0;
+	bpf_ringbuf_submit(q, 0);
+}
+
+/* The process of this thread, if it is known where its threads keep their contexts. */
+static __always_inline struct thread_process *this_process(u32 process)
+{
+	struct thread_process *p = bpf_map_lookup_elem(&thread_processes, &process);
+	struct task_struct *task;
+
+	if (p && p->state == THREAD_ASKED && bpf_ktime_get_ns() < p->again)
+		return NULL;
+	task = (void *)bpf_get_current_task();
+	if (p && p->state != THREAD_ASKED && is_of(p, task))
+		return p->state == THREAD_KNOWN ? p : NULL;
+	ask(task, process, p);
+	return NULL;
+}
+
+static __always_inline void keep(struct sock *sk, struct span_context *fresh)
+{
+	struct span_context *c;
+	u64 key;
+
+	fresh->check = check_of(fresh);
+	if (span_storage == SPAN_STORAGE_SOCKET) {
+		c = bpf_sk_storage_get(&thread_contexts, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (c)
+			*c = *fresh;
+		return;
+	}
+	key = (u64)sk;
+	bpf_map_update_elem(&thread_by_address, &key, fresh, BPF_ANY);
+}
+
+/* Whoever listened has a queue for those who ask: an accepted socket is a copy of the one that listened. */
+static __always_inline u8 role_of(struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_max_ack_backlog) ? SPAN_ROLE_SERVER : SPAN_ROLE_CLIENT;
+}
+
+static __always_inline int is_same_span(const struct span_link *a, const struct span_link *b)
+{
+	return is_same_trace(a, b) && *(const u64 *)a->span_id == *(const u64 *)b->span_id;
+}
+
+/* Whether no byte was written to the connection yet. */
+static __always_inline int is_unused(struct tcp_sock *tp)
+{
+	return !BPF_CORE_READ(tp, bytes_sent) && BPF_CORE_READ(tp, write_seq) == BPF_CORE_READ(tp, snd_nxt);
+}
+
+/* What the send has to do with what was sent before. `last`: what is kept of the socket. */
+static __always_inline void follow(struct span_context *c, const struct span_context *last, struct sock *sk)
+{
+	if (is_unused((void *)sk))
+		return;
+	c->others = 1;
+	if (!last || last->state != SPAN_KNOWN || c->state != SPAN_KNOWN || !is_kept_for(last, sk))
+		return;
+	/* The same goes on, unless something came in between that nobody saw. */
+	if (!is_same_span(&last->link, &c->link) || is_before(c->start, last->start) ||
+	    is_before(last->end, c->start))
+		return;
+	c->start = last->start;
+	c->others = last->others;
+}
+
+/* Whether this is the answer to a request that names another trace. */
+static __always_inline int is_contradicted(const struct span_context *c, struct sock *sk)
+{
+	struct span_context request;
+
+	if (!take_context(&request, context_of(sk), sk) || request.link.role != SPAN_ROLE_SERVER)
+		return 0;
+	return request.answer == BPF_CORE_READ((struct tcp_sock *)sk, write_seq) &&
+	       !is_same_trace(&request.link, &c->link);
+}
+
+/* `count` bytes more are written to the socket, which is locked. */
+static __always_inline int sends(struct sock *sk, u64 count)
+{
+	u32 process = bpf_get_current_pid_tgid() >> 32;
+	struct thread_process *p = this_process(process);
+	struct tcp_sock *tp = (void *)sk;
+	struct span_context c = {}, *last;
+
+	if (!p)
+		return 0;
+	last = thread_context_of(sk);
+	c.process = process;
+	c.link.source = SPAN_SOURCE_THREAD;
+	c.link.role = role_of(sk);
+	if (read_thread_context(&c.link, &p->place)) {
+		c.state = SPAN_KNOWN;
+		c.captured_at = bpf_ktime_get_ns();
+	} else if (!last) {
+		return 0;
+	}
+	c.start = BPF_CORE_READ(tp, write_seq);
+	c.end = c.start + count;
+	c.answer = BPF_CORE_READ(tp, rcv_nxt);
+	c.ports = ports_of(sk);
+	if (c.state == SPAN_KNOWN && is_contradicted(&c, sk)) {
+		distrust(process);
+		return 0;
+	}
+	follow(&c, last, sk);
+	if (c.state == SPAN_KNOWN && c.start == BPF_CORE_READ(tp, write_seq))
+		count_span(captured, SPAN_SOURCE_THREAD);
+	keep(sk, &c);
+	return 0;
+}
+
+/* Once for each piece that a call copies. */
+SEC("tp_btf/tcp_sendmsg_locked")
+int sends_btf(u64 *ctx)
+{
+	struct msghdr *message = (void *)ctx[1];
+
+	return sends((void *)ctx[0], message->msg_iter.count);
+}
+
+SEC("fentry/tcp_sendmsg_locked")
+int sends_fentry(u64 *ctx)
+{
+	return sends((void *)ctx[0], ctx[2]);
+}
+
+/* A socket wants to connect. Its own port may not be chosen yet, and its stream has no positions. */
+static __always_inline void connects(struct sock *sk)
+{
+	u32 process = bpf_get_current_pid_tgid() >> 32;
+	struct thread_process *p = this_process(process);
+	struct span_context c = {};
+
+	if (p && read_thread_context(&c.link, &p->place)) {
+		c.state = SPAN_CONNECTING;
+		c.captured_at = bpf_ktime_get_ns();
+		count_span(captured, SPAN_SOURCE_THREAD);
+	} else if (!thread_context_of(sk)) {
+		return;
+	}
+	c.process = process;
+	c.link.source = SPAN_SOURCE_THREAD;
+	c.link.role = SPAN_ROLE_CLIENT;
+	c.ports = ports_of(sk) & 0xffff0000;
+	keep(sk, &c);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int state_btf(u64 *ctx)
+{
+	struct sock *sk = (void *)ctx[0];
+
+	if ((u32)ctx[2] == TCP_SYN_SENT && sk->sk_protocol == IPPROTO_TCP)
+		connects(sk);
+	return 0;
+}
+
+static __always_inline int end_process(struct task_struct *task)
+{
+	u32 process = task->tgid;
+
+	bpf_map_delete_elem(&thread_processes, &process);
+	return 0;
+}
+
+/* Another program: nothing of what was known of its memory holds. */
+SEC("tp_btf/sched_process_exec")
+int exec_btf(u64 *ctx)
+{
+	return end_process((void *)ctx[0]);
+}
+
+SEC("tp_btf/sched_process_exit")
+int exit_btf(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+
+	return BPF_CORE_READ(task, signal, live.counter) ? 0 : end_process(task);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
