@@ -4,19 +4,21 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod common;
+mod instrumented;
 
 use common::http::{Ids, Pair, get};
 use common::http2::{END_HEADERS, END_STREAM, HEADERS, PREFACE, field, frame};
 use common::{Namespace, can_load, note};
-use jitterscope_ebpf::spans::Wire;
-use jitterscope_ebpf::{Kernel, RunTimeStats};
+use instrumented::{become_known, enter, leave};
+use jitterscope_ebpf::spans::{Threads, Wire};
+use jitterscope_ebpf::{Kernel, Loaded, RunTimeStats};
 
 const ROUNDS: usize = 3000;
 
 /// Nanoseconds of a run, and how many packets ran through the programs.
-fn measure(wire: &Wire, mut work: impl FnMut()) -> (f64, u64) {
+fn measure(loaded: &Loaded, mut work: impl FnMut()) -> (f64, u64) {
     let read = || {
-        let programs = wire.loaded().programs().unwrap();
+        let programs = loaded.programs().unwrap();
         programs.iter().fold((0, 0), |sum, of| (sum.0 + of.time, sum.1 + of.runs))
     };
     let before = read();
@@ -35,10 +37,10 @@ fn a_packet_without_a_request_costs_less_than_one_with_it() {
     let wire = Wire::open(&Kernel::read(None).unwrap()).unwrap();
     for family in [4, 6] {
         let mut other = Pair::new(&namespace, family);
-        let plain = measure(&wire, || other.ask([0x17; 600]));
+        let plain = measure(wire.loaded(), || other.ask([0x17; 600]));
         let mut with = Pair::new(&namespace, family);
         let mut http = |others: usize| {
-            measure(&wire, || {
+            measure(wire.loaded(), || {
                 with.ask(get(&Ids::new(), others));
                 with.ok();
             })
@@ -47,7 +49,7 @@ fn a_packet_without_a_request_costs_less_than_one_with_it() {
         let mut streams = Pair::new(&namespace, family);
         streams.ask(PREFACE);
         let mut stream = 1;
-        let http2 = measure(&wire, || {
+        let http2 = measure(wire.loaded(), || {
             let head = [field(0x40, "x", &"y".repeat(100)), field(0, "traceparent", &Ids::new().value())];
             streams.ask(frame(HEADERS, END_STREAM | END_HEADERS, stream, &head.concat()));
             streams.answer(frame(HEADERS, END_STREAM | END_HEADERS, stream, &[0x88]));
@@ -59,4 +61,22 @@ fn a_packet_without_a_request_costs_less_than_one_with_it() {
         ));
         assert!(plain.0 < long.0, "{plain:?} {long:?}");
     }
+}
+
+#[test]
+fn a_send_of_a_process_without_thread_contexts_costs_less_than_one_with_them() {
+    if !can_load() {
+        return;
+    }
+    let Ok(_statistics) = RunTimeStats::enable() else { return };
+    let namespace = Namespace::new();
+    let mut threads = Threads::open(&Kernel::read(None).unwrap(), None).unwrap();
+    let mut pair = Pair::new(&namespace, 4);
+    let without = measure(threads.loaded(), || pair.ask([0x17; 100]));
+    become_known(&mut threads);
+    enter(&Ids::new());
+    let with = measure(threads.loaded(), || pair.ask([0x17; 100]));
+    leave();
+    note(&format!("ns a send: process without contexts {:.0}, with {:.0}", without.0, with.0));
+    assert!(without.0 < with.0, "{without:?} {with:?}");
 }
