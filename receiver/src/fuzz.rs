@@ -6,7 +6,7 @@
 mod kernel;
 mod near;
 
-use crate::{export, netlink, pods, probe, round};
+use crate::{export, netlink, pods, probe, round, spans};
 
 /// What reads foreign bytes.
 pub struct Target {
@@ -36,6 +36,7 @@ pub fn targets() -> impl Iterator<Item = &'static Target> {
         pods::fuzz::TARGETS,
         probe::fuzz::TARGETS,
         kernel::TARGETS,
+        spans::fuzz::TARGETS,
     ]
     .into_iter()
     .flatten()

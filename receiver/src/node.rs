@@ -236,7 +236,7 @@ impl Node {
             let _ = serving.await;
         }
         let spans = &self.observed.spans;
-        let Some(Tap { endpoint, wait }) = self.settings.spans.sources.tap else { return spans.tap.close() };
+        let Some(Tap { endpoint, wait }) = self.settings.spans.tap else { return spans.tap.close() };
         match TcpListener::bind(endpoint).await {
             Ok(listener) => {
                 spans.tap.open(wait);
@@ -304,7 +304,7 @@ impl Node {
         let log = settings.log != self.settings.log;
         let entities = settings.entities != self.settings.entities;
         let health = settings.health != self.settings.health;
-        let tap = settings.spans.sources.tap != self.settings.spans.sources.tap;
+        let tap = settings.spans.tap != self.settings.spans.tap;
         self.settings = settings;
         if let Some(destinations) = destinations {
             self.redirect(destinations);

@@ -1,15 +1,15 @@
 //! The applications' spans that anomalies belong to: links as probes tell them, and the sources that they are known from.
 
 pub mod exemplars;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod store;
 pub mod tap;
+mod watcher;
 
-use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-use jitterscope_ebpf::{
-    Kernel, LoadError, Merge as _,
-    abi::{SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_WIRE, span_counts, span_link},
-    spans::{Spans, Wire},
+use jitterscope_ebpf::abi::{
+    SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE, span_link,
 };
 use jitterscope_semconv::{
     attribute as key,
@@ -17,8 +17,9 @@ use jitterscope_semconv::{
 };
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
-use self::tap::Tap;
 use crate::batch::attributes::key_value;
+
+pub use store::SpanStore;
 
 /// The span that something belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ impl Link {
     pub fn of(raw: &span_link) -> Option<Self> {
         let source = match u32::from(raw.source) {
             SPAN_SOURCE_WIRE => SpanLinkSource::Wire,
+            SPAN_SOURCE_THREAD => SpanLinkSource::Thread,
             _ => return None,
         };
         let role = match u32::from(raw.role) {
@@ -61,57 +63,5 @@ impl Link {
             key_value(&key::SPAN_LINK_SOURCE, self.source.as_str()),
             key_value(&key::SPAN_LINK_ROLE, self.role.as_str()),
         ]
-    }
-}
-
-/// The sources of one receiver. The supervisor opens and closes them, telemetry reads what became of what they found.
-#[derive(Default)]
-pub struct SpanStore {
-    wire: ArcSwapOption<Wire>,
-    /// Counted by programs that are gone.
-    before: ArcSwapOption<span_counts>,
-    /// The source `tap`, which is no program.
-    pub tap: Tap,
-}
-
-impl SpanStore {
-    /// Loads the programs of `wire`, unless they run.
-    ///
-    /// # Errors
-    /// The kernel refuses them, or there is no cgroup v2 hierarchy.
-    pub fn open(&self, kernel: &Kernel) -> Result<(), LoadError> {
-        if self.wire.load().is_none() {
-            self.wire.store(Some(Arc::new(Wire::open(kernel)?)));
-        }
-        Ok(())
-    }
-
-    /// Ends them; what they counted stays.
-    pub fn close(&self) {
-        self.before.store(self.wire_counts().map(Arc::new));
-        self.wire.store(None);
-    }
-
-    /// Whether there are any.
-    pub fn are_open(&self) -> bool {
-        self.wire.load().is_some()
-    }
-
-    /// Calls `with` with what they know, for programs that read it.
-    pub fn with<T>(&self, with: impl FnOnce(Option<&Spans>) -> T) -> T {
-        with(self.wire.load().as_ref().map(|wire| &wire.spans))
-    }
-
-    /// What became of what a source found; `None` when it never ran.
-    pub fn counts(&self, source: &SpanLinkSource) -> Option<span_counts> {
-        if *source == SpanLinkSource::Tap { self.tap.counts() } else { self.wire_counts() }
-    }
-
-    fn wire_counts(&self) -> Option<span_counts> {
-        let before = self.before.load().as_deref().copied();
-        let now = self.wire.load().as_ref().and_then(|wire| wire.counts(SPAN_SOURCE_WIRE).ok());
-        let (Some(mut sum), Some(now)) = (before, now) else { return before.or(now) };
-        sum.merge(&now);
-        Some(sum)
     }
 }

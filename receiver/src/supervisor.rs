@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     account::{Account, Accounts, State},
-    config::{ProbeSettings, Settings},
+    config::{ProbeSettings, Settings, SpanSources},
     probe::{
         Definition, Machine, Opening, Probe, Skip,
         task::{Command, Running, Surroundings, Task},
@@ -46,8 +46,8 @@ pub struct Supervisor {
     temporary: BTreeSet<&'static str>,
     /// What is known of the applications' spans.
     spans: Arc<SpanStore>,
-    /// Why there are no span links although they are wanted.
-    unlinked: Option<Skip>,
+    /// Sources of spans that are wanted and cannot run, and why.
+    unlinked: Vec<(SpanLinkSource, Skip)>,
     /// Type information of a kernel that does not bring its own.
     btf: Option<PathBuf>,
 }
@@ -55,8 +55,8 @@ pub struct Supervisor {
 /// How a probe runs at present.
 struct Current {
     settings: ProbeSettings,
-    /// Whether it was opened with what is known of spans: its programs are made for that, or without.
-    linked: bool,
+    /// The sources of spans that it was opened with: its programs have their maps, or are made without.
+    linked: Option<SpanSources>,
 }
 
 /// A task and how to tell it something.
@@ -87,7 +87,7 @@ impl Supervisor {
             running: BTreeMap::new(),
             temporary: BTreeSet::new(),
             spans,
-            unlinked: None,
+            unlinked: Vec::new(),
             btf: None,
         }
     }
@@ -115,25 +115,28 @@ impl Supervisor {
 
     /// Opens the sources of spans before the probes that read them: their hooks then see a packet first.
     fn find_spans(&mut self, settings: &Settings, machine: &Machine) {
-        if !wants_spans(settings) || self.spans.are_open() {
+        let Some(wanted) = wanted_sources(settings) else { return };
+        if self.spans.sources() == Some(wanted) {
             return;
         }
-        let opened = block_in_place(|| machine.kernel().and_then(|kernel| Ok(self.spans.open(kernel)?)));
-        let unlinked = opened.err();
-        if let Some(skip) = unlinked.as_ref().filter(|skip| self.unlinked.as_ref() != Some(skip)) {
-            warn!(source = SpanLinkSource::Wire.as_str(), reason = %skip, "no span links");
+        let refused = block_in_place(|| match machine.kernel() {
+            Ok(kernel) => self.spans.open(kernel, wanted),
+            Err(skip) => vec![(SpanLinkSource::Wire, skip)],
+        });
+        for (source, skip) in refused.iter().filter(|refused| !self.unlinked.contains(refused)) {
+            warn!(source = source.as_str(), reason = %skip, "no span links");
         }
-        self.unlinked = unlinked;
+        self.unlinked = refused;
     }
 
-    /// Whether a probe's anomalies are linked to spans when it is opened now.
-    fn links(&self, wanted: &ProbeSettings) -> bool {
-        wanted.links.is_some() && self.spans.are_open()
+    /// The sources of spans that a probe's anomalies are linked by when it is opened now.
+    fn links(&self, wanted: &ProbeSettings) -> Option<SpanSources> {
+        wanted.links.and_then(|_| self.spans.sources())
     }
 
     /// Closes them when nobody reads them any more.
     fn forget_spans(&mut self, settings: &Settings) {
-        if !wants_spans(settings) && self.spans.are_open() {
+        if wanted_sources(settings).is_none() && self.spans.sources().is_some() {
             self.spans.close();
         }
     }
@@ -253,7 +256,7 @@ impl Supervisor {
     pub async fn retry(&mut self, settings: &Settings) {
         let machine = Machine::new(self.btf.as_deref());
         let mut again = std::mem::take(&mut self.temporary);
-        if matches!(self.unlinked, Some(Skip::Temporary(_))) {
+        if self.unlinked.iter().any(|(_, skip)| matches!(skip, Skip::Temporary(_))) {
             self.find_spans(settings, &machine);
             again.extend(self.running.keys());
         }
@@ -293,9 +296,14 @@ impl Handle {
     }
 }
 
-/// Whether some probe that runs is to link its anomalies to spans.
-fn wants_spans(settings: &Settings) -> bool {
-    settings.probes.values().any(|probe| probe.enabled && probe.links.is_some())
+/// How the spans are to be known that a probe links its anomalies to.
+fn sources_of(probe: &ProbeSettings) -> Option<SpanSources> {
+    probe.links.map(|links| links.sources)
+}
+
+/// What the probes that run want: the same for all of them.
+fn wanted_sources(settings: &Settings) -> Option<SpanSources> {
+    settings.probes.values().filter(|probe| probe.enabled).find_map(sources_of)
 }
 
 /// That there is nothing to watch is no reason to worry.

@@ -17,19 +17,21 @@ const WAITS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 pub struct Spans {
     /// Which sources there are.
     pub sources: SpanSources,
+    /// Spans that a Collector sends; None for no such.
+    pub tap: Option<Tap>,
     /// For how long after a request anomalies of its connection are its.
     pub max_age: Duration,
     /// How many spans of anomalies a probe may make in a second; None: none are made.
     pub anomaly_spans: Option<u32>,
 }
 
-/// The sources of spans.
+/// The sources of spans that are programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanSources {
     /// The heads of requests as they pass.
     pub wire: bool,
-    /// Spans that a Collector sends; None for no such.
-    pub tap: Option<Tap>,
+    /// What threads that send say in their memory.
+    pub thread: bool,
 }
 
 /// Where a Collector sends a copy of the node's spans.
@@ -41,9 +43,18 @@ pub struct Tap {
     pub wait: Duration,
 }
 
+impl SpanSources {
+    /// Whether there is one.
+    fn any(self) -> bool {
+        self.wire || self.thread
+    }
+}
+
 /// What probes that link anomalies to spans need to know. Equal settings mean that a reload leaves the probe alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Links {
+    /// How spans are known: programs are made for these.
+    pub sources: SpanSources,
     /// For how long after a request anomalies of its connection are its.
     pub max_age: Duration,
     /// Which of them are shown with the counters.
@@ -64,17 +75,24 @@ pub enum ExemplarFilter {
 impl Spans {
     /// What probes need to know; None while there is no source.
     pub(super) fn links(&self, exemplars: ExemplarFilter) -> Option<Links> {
-        self.sources.wire.then_some(Links { max_age: self.max_age, exemplars })
+        let sources = self.sources;
+        sources.any().then_some(Links { sources, max_age: self.max_age, exemplars })
     }
 }
 
 pub(super) fn read(r: &mut Reader<'_>) -> Spans {
     let wire = "traceparent of HTTP/1 and HTTP/2 requests, read from every packet of TCP as it passes";
-    Spans {
-        sources: r.section("sources", "how spans are known", |r| SpanSources {
+    let thread = "OpenTelemetry thread context, read from the memory of threads that send by TCP or connect";
+    let (sources, tap) = r.section("sources", "how spans are known", |r| {
+        let sources = SpanSources {
             wire: r.switch("wire", WIRE, wire),
-            tap: r.section("tap", "spans that a Collector sends a copy of, when they have ended", tap),
-        }),
+            thread: r.switch("thread", THREAD, thread),
+        };
+        (sources, r.section("tap", "spans that a Collector sends a copy of, when they have ended", tap))
+    });
+    Spans {
+        sources,
+        tap,
         // What clients and servers commonly wait for at most.
         max_age: r.duration(
             "max_age",
@@ -112,6 +130,8 @@ fn tap(r: &mut Reader<'_>) -> Option<Tap> {
 
 /// What it costs stands in the documentation of the settings.
 const WIRE: bool = false;
+/// It looks into the memory of others, which nobody should do unasked, and a lie is found out by `wire` only.
+const THREAD: bool = false;
 
 pub(super) fn exemplars(r: &mut Reader<'_>) -> ExemplarFilter {
     let words = [

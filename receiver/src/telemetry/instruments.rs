@@ -133,6 +133,7 @@ fn span_links(meter: &Meter, observed: &Observed) {
     term(&metric::SPAN_LINK_USES, |counts| counts.used);
     term(&metric::SPAN_LINK_EXPIRATIONS, |counts| counts.expired);
     term(&metric::SPAN_LINK_AMBIGUITIES, |counts| counts.ambiguous);
+    term(&metric::SPAN_LINK_CONFLICTS, |counts| counts.conflicting);
 }
 
 fn has_events(account: &Account, observe: impl FnOnce()) {
