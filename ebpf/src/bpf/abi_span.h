@@ -109,6 +109,9 @@ struct thread_process {
 	struct thread_place place;
 };
 
+/* So many processes that say nothing are kept in mind. */
+#define THREAD_SILENCES 4096
+
 /* User space is to look at a process. */
 struct thread_question {
 	u64 started; /* this and the next as in struct thread_process */

@@ -40,11 +40,17 @@ static __always_inline int is_trusted(const struct span_context *c)
 	return p && p->state == THREAD_KNOWN;
 }
 
-/* Whether the peer has said nothing since the last send, and nobody else has sent since. */
+/* Whether somebody has sent since of whom nothing is known. */
+static __always_inline int is_more_sent(const struct span_context *c, struct tcp_sock *tp)
+{
+	return is_before(c->end, BPF_CORE_READ(tp, write_seq));
+}
+
+/* Whether the peer has said nothing since the last send. */
 static __always_inline int is_unanswered(const struct span_context *c, struct tcp_sock *tp)
 {
 	return c->link.role == SPAN_ROLE_CLIENT && c->answer == BPF_CORE_READ(tp, rcv_nxt) &&
-	       !is_before(c->end, BPF_CORE_READ(tp, write_seq));
+	       !is_more_sent(c, tp);
 }
 
 /* Whether the last bytes that are on their way are the sender's. */
@@ -65,7 +71,7 @@ static __always_inline int is_of_last_send(const struct span_context *c, struct 
 	if (matter == MATTER_CONNECTION)
 		return is_in_flight(c, tp) || is_unanswered(c, tp);
 	if (direction != DIRECTION_TRANSMIT)
-		return c->link.role == SPAN_ROLE_CLIENT && !c->others &&
+		return c->link.role == SPAN_ROLE_CLIENT && !c->others && !is_more_sent(c, tp) &&
 		       (matter == MATTER_STREAM || !is_before(position, c->answer));
 	if (matter == MATTER_STREAM)
 		return is_in_flight(c, tp) && !is_before(BPF_CORE_READ(tp, snd_una), c->start);

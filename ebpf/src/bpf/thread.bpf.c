@@ -2,9 +2,6 @@
 /*
  * thread: the span that the thread was in which sent on a connection, as its SDK says in the thread's own
  * memory, read in the system call that sends or connects.
- *
- * A process that is not known costs a look into a table. The first time, and from time to time, user space is
- * asked to look whether it says where its threads keep their context.
  */
 #include "kernel.h"
 #include "abi.h"
@@ -13,68 +10,7 @@
 #include "span_end.h"
 #include "span_store.h"
 #include "thread_local.h"
-
-/* From the first question to the second, in ns; each next time is twice as long, up to 51 s. */
-#define FIRST_PAUSE 100000000ULL
-#define MOST_PAUSES 9
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 64 * 1024);
-} questions SEC(".maps");
-
-static __always_inline u64 start_of(struct task_struct *task)
-{
-	return BPF_CORE_READ(task, group_leader, start_boottime);
-}
-
-/* Whether an entry is of this process and of the program that it runs now. */
-static __always_inline int is_of(const struct thread_process *p, struct task_struct *task)
-{
-	return p->started == start_of(task) && p->program == BPF_CORE_READ(task, self_exec_id);
-}
-
-/* `p`: what is known of the process; NULL: nothing. */
-static __always_inline void ask(struct task_struct *task, u32 process, struct thread_process *p)
-{
-	struct thread_process fresh = {.asked = 1};
-	u64 now = bpf_ktime_get_ns();
-	struct thread_question *q;
-	u32 pauses;
-
-	if (p && is_of(p, task))
-		fresh.asked = p->asked + 1;
-	fresh.started = start_of(task);
-	fresh.program = BPF_CORE_READ(task, self_exec_id);
-	pauses = fresh.asked - 1 < MOST_PAUSES ? fresh.asked - 1 : MOST_PAUSES;
-	fresh.again = now + (FIRST_PAUSE << pauses);
-	/* Before the question: user space changes only what is there. */
-	if (bpf_map_update_elem(&thread_processes, &process, &fresh, BPF_ANY))
-		return;
-	q = bpf_ringbuf_reserve(&questions, sizeof(*q), 0);
-	if (!q)
-		return;
-	q->started = fresh.started;
-	q->program = fresh.program;
-	q->process = process;
-	q->reserved = 0;
-	bpf_ringbuf_submit(q, 0);
-}
-
-/* The process of this thread, if it is known where its threads keep their contexts. */
-static __always_inline struct thread_process *this_process(u32 process)
-{
-	struct thread_process *p = bpf_map_lookup_elem(&thread_processes, &process);
-	struct task_struct *task;
-
-	if (p && p->state == THREAD_ASKED && bpf_ktime_get_ns() < p->again)
-		return NULL;
-	task = (void *)bpf_get_current_task();
-	if (p && p->state != THREAD_ASKED && is_of(p, task))
-		return p->state == THREAD_KNOWN ? p : NULL;
-	ask(task, process, p);
-	return NULL;
-}
+#include "thread_process.h"
 
 static __always_inline void keep(struct sock *sk, struct span_context *fresh)
 {
@@ -140,17 +76,17 @@ static __always_inline int is_contradicted(const struct span_context *c, struct 
 static __always_inline int sends(struct sock *sk, u64 count)
 {
 	u32 process = bpf_get_current_pid_tgid() >> 32;
-	struct thread_process *p = this_process(process);
-	struct tcp_sock *tp = (void *)sk;
 	struct span_context c = {}, *last;
+	struct tcp_sock *tp = (void *)sk;
+	struct thread_place place;
 
-	if (!p)
+	if (!find_place(&place, process))
 		return 0;
 	last = thread_context_of(sk);
 	c.process = process;
 	c.link.source = SPAN_SOURCE_THREAD;
 	c.link.role = role_of(sk);
-	if (read_thread_context(&c.link, &p->place)) {
+	if (read_thread_context(&c.link, &place)) {
 		c.state = SPAN_KNOWN;
 		c.captured_at = bpf_ktime_get_ns();
 	} else if (!last) {
@@ -190,10 +126,10 @@ int sends_fentry(u64 *ctx)
 static __always_inline void connects(struct sock *sk)
 {
 	u32 process = bpf_get_current_pid_tgid() >> 32;
-	struct thread_process *p = this_process(process);
 	struct span_context c = {};
+	struct thread_place place;
 
-	if (p && read_thread_context(&c.link, &p->place)) {
+	if (find_place(&place, process) && read_thread_context(&c.link, &place)) {
 		c.state = SPAN_CONNECTING;
 		c.captured_at = bpf_ktime_get_ns();
 		count_span(captured, SPAN_SOURCE_THREAD);
@@ -215,29 +151,6 @@ int state_btf(u64 *ctx)
 	if ((u32)ctx[2] == TCP_SYN_SENT && sk->sk_protocol == IPPROTO_TCP)
 		connects(sk);
 	return 0;
-}
-
-static __always_inline int end_process(struct task_struct *task)
-{
-	u32 process = task->tgid;
-
-	bpf_map_delete_elem(&thread_processes, &process);
-	return 0;
-}
-
-/* Another program: nothing of what was known of its memory holds. */
-SEC("tp_btf/sched_process_exec")
-int exec_btf(u64 *ctx)
-{
-	return end_process((void *)ctx[0]);
-}
-
-SEC("tp_btf/sched_process_exit")
-int exit_btf(u64 *ctx)
-{
-	struct task_struct *task = (void *)ctx[0];
-
-	return BPF_CORE_READ(task, signal, live.counter) ? 0 : end_process(task);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

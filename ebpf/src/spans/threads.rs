@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::process::Finder;
 use super::{Spans, storage, unneeded};
-use crate::abi::{THREAD_KNOWN, thread_process, thread_question};
+use crate::abi::{THREAD_ASKED, THREAD_KNOWN, THREAD_SILENCES, thread_process, thread_question};
 use crate::load::links::PROCESSES;
 use crate::{Kernel, Links, LoadError, LoadOptions, Loaded, Object, Ring, Table, TableError};
 
-/// Name of the ring in `thread.bpf.c`.
+/// Names in `thread.bpf.c`.
 const QUESTIONS: &str = "questions";
+const SILENCES: &str = "silences";
 
 /// Its programs. Dropping it detaches them.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub struct Threads {
 pub struct Questions {
     ring: Ring,
     processes: Table<u32, thread_process>,
+    silences: Table<u32, u64>,
     finder: Finder,
 }
 
@@ -54,7 +56,12 @@ impl Threads {
             None => Spans::of(&loaded, storage)?,
         };
         let processes = Table::new(PROCESSES, spans.processes.try_clone().map_err(failed)?);
-        let questions = Questions { ring: loaded.ring(QUESTIONS)?, processes, finder: Finder::default() };
+        let questions = Questions {
+            ring: loaded.ring(QUESTIONS)?,
+            processes,
+            silences: loaded.table(SILENCES)?,
+            finder: Finder::default(),
+        };
         Ok(Self { spans, questions: Some(questions), loaded })
     }
 
@@ -84,6 +91,9 @@ impl Questions {
         let mut found = 0;
         while let Some(question) = self.ring.take::<thread_question>() {
             let Ok(question) = question else { continue };
+            if !self.is_open(&question)? {
+                continue;
+            }
             let Some(place) = self.finder.find(question.process, question.started) else { continue };
             let known = thread_process {
                 started: question.started,
@@ -95,8 +105,17 @@ impl Questions {
             };
             // One that ended meanwhile has no entry; one that became another program is not taken for this one.
             found += usize::from(self.processes.replace(&question.process, &known)?);
+            self.silences.insert(&(question.process % THREAD_SILENCES), &0)?;
         }
         Ok(found)
+    }
+
+    /// Whether its answer is not known yet: two threads may ask the same. What the programs read is not replaced.
+    fn is_open(&self, question: &thread_question) -> Result<bool, TableError> {
+        let entry = self.processes.get(&question.process)?;
+        Ok(entry.is_some_and(|entry| {
+            (entry.state, entry.started, entry.program) == (THREAD_ASKED, question.started, question.program)
+        }))
     }
 }
 
