@@ -7,7 +7,6 @@ mod store;
 pub mod tap;
 mod watcher;
 
-
 use jitterscope_ebpf::abi::{
     SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE, span_link,
 };

@@ -84,10 +84,8 @@ pub(super) fn read(r: &mut Reader<'_>) -> Spans {
     let wire = "traceparent of HTTP/1 and HTTP/2 requests, read from every packet of TCP as it passes";
     let thread = "OpenTelemetry thread context, read from the memory of threads that send by TCP or connect";
     let (sources, tap) = r.section("sources", "how spans are known", |r| {
-        let sources = SpanSources {
-            wire: r.switch("wire", WIRE, wire),
-            thread: r.switch("thread", THREAD, thread),
-        };
+        let sources =
+            SpanSources { wire: r.switch("wire", WIRE, wire), thread: r.switch("thread", THREAD, thread) };
         (sources, r.section("tap", "spans that a Collector sends a copy of, when they have ended", tap))
     });
     Spans {
