@@ -6,7 +6,7 @@ mod on_demand;
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
 use aya::programs::Iter;
@@ -58,12 +58,14 @@ pub struct LoadOptions<'a> {
     pub without: &'a [&'a str],
     /// What it has to do with span links, if its programs can make some.
     pub links: Links<'a>,
+    /// The table of OpenTelemetry eBPF Instrumentation, for an object that reads it.
+    pub instrumentation: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> LoadOptions<'a> {
     /// The object as the C file has it.
     pub fn new(kernel: &'a Kernel) -> Self {
-        Self { kernel, constants: &[], entries: &[], without: &[], links: Links::Off }
+        Self { kernel, constants: &[], entries: &[], without: &[], links: Links::Off, instrumentation: None }
     }
 }
 
@@ -195,7 +197,7 @@ impl Object {
             }
         }
         if links::has_links(self.elf) {
-            links::let_go(&mut loaded.ebpf, &options.links);
+            links::let_go(&mut loaded.ebpf, &options.links, options.instrumentation);
         }
         Ok(loaded)
     }
@@ -218,7 +220,7 @@ impl Object {
             .load(self.elf)
             .map_err(|source| LoadError::Object { object: self.name, source: Box::new(source) })?;
         if has_links {
-            links::connect(&ebpf, &options.links)
+            links::connect(&ebpf, &options.links, options.instrumentation)
                 .map_err(|source| LoadError::Links { object: self.name, source })?;
         }
         let cpus = options.kernel.possible_cpus();

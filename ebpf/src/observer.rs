@@ -104,6 +104,7 @@ impl Observer {
             entries: options.entries,
             without: options.without,
             links: options.spans.map_or(Links::Off, Links::Reader),
+            instrumentation: None,
         })?;
         Ok(Self {
             accounts: loaded.per_cpu_table("accounts")?,

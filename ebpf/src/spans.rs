@@ -1,6 +1,7 @@
 //! What is known of the applications' spans: kept with the sockets by the programs that find it, read by the programs that
 //! see anomalies.
 
+pub mod instrumentation;
 mod process;
 mod threads;
 
@@ -11,7 +12,7 @@ use crate::load::links::{BY_ADDRESS, CONTEXTS, COUNTS, PROCESSES, THREADS, THREA
 use crate::{Kernel, Links, LoadError, LoadOptions, Loaded, Merge, Object, PerCpuTable, TableError};
 
 pub use process::fuzz;
-pub use threads::{Questions, Threads};
+pub use threads::{Questions, Reads, Threads};
 
 /// The helper by which tracing programs reach what is kept with a socket (5.11+).
 const STORAGE_HELPER: &str = "bpf_sk_storage_get_tracing";

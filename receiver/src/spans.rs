@@ -8,7 +8,8 @@ pub mod tap;
 mod watcher;
 
 use jitterscope_ebpf::abi::{
-    SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE, span_link,
+    SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_INSTRUMENTATION, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE,
+    span_link,
 };
 use jitterscope_semconv::{
     attribute as key,
@@ -25,7 +26,7 @@ pub use store::SpanStore;
 pub struct Link {
     /// Of the trace.
     pub trace_id: [u8; 16],
-    /// Of the span.
+    /// Of the span; zero where only the trace is known.
     pub span_id: [u8; 8],
     /// Of the W3C trace context.
     pub flags: u8,
@@ -46,6 +47,7 @@ impl Link {
         let source = match u32::from(raw.source) {
             SPAN_SOURCE_WIRE => SpanLinkSource::Wire,
             SPAN_SOURCE_THREAD => SpanLinkSource::Thread,
+            SPAN_SOURCE_INSTRUMENTATION => SpanLinkSource::Instrumentation,
             _ => return None,
         };
         let role = match u32::from(raw.role) {
@@ -54,6 +56,11 @@ impl Link {
             _ => return None,
         };
         Some(Self { trace_id: raw.trace_id, span_id: raw.span_id, flags: raw.flags, source, role })
+    }
+
+    /// The span's id as OTLP has it: empty where it is not known.
+    pub fn span_id(&self) -> Vec<u8> {
+        if self.span_id == [0; 8] { Vec::new() } else { self.span_id.to_vec() }
     }
 
     /// What says how it was made.

@@ -6,9 +6,10 @@
 /* How a link was made. */
 enum span_source {
 	SPAN_SOURCE_NONE = 0,
-	SPAN_SOURCE_WIRE = 1,	/* from the bytes of the request on the connection */
-	SPAN_SOURCE_THREAD = 2, /* from the memory of the thread that sent it */
-	SPAN_SOURCES = 3,
+	SPAN_SOURCE_WIRE = 1,		 /* from the bytes of the request on the connection */
+	SPAN_SOURCE_THREAD = 2,		 /* from the memory of the thread that sent it */
+	SPAN_SOURCE_INSTRUMENTATION = 3, /* from the table of OpenTelemetry eBPF Instrumentation: no span */
+	SPAN_SOURCES = 4,
 };
 
 /* Which side of the request the socket is on. */
@@ -107,6 +108,12 @@ struct thread_process {
 	u32 state;   /* enum thread_state */
 	u32 asked;   /* how often it was */
 	struct thread_place place;
+};
+
+/* An entry of the table of OpenTelemetry eBPF Instrumentation. */
+struct instrumented_context {
+	u8 trace_id[16];
+	u8 span_id[8];
 };
 
 /* So many processes that say nothing are kept in mind. */

@@ -38,7 +38,7 @@ static __always_inline void compare(struct __sk_buff *skb, const struct span_con
 	if (is_before(request->start, t.start) || !is_before(request->start, t.end))
 		return;
 	if (!is_same_trace(&t.link, &request->link))
-		distrust(t.process);
+		distrust(&t, kept);
 }
 
 #endif

@@ -90,12 +90,21 @@ static __always_inline int is_same_trace(const struct span_link *a, const struct
 	return one[0] == other[0] && one[1] == other[1];
 }
 
-/* Its threads do not say what they are at: nothing is taken from them any more, nor what was before. */
-static __always_inline void distrust(u32 process)
+/*
+ * What was said of a thread that sent is not so, and what is `kept` of the socket goes. A process that says
+ * something else of itself than it does is not trusted any more, nor what it said before.
+ */
+static __always_inline void distrust(const struct span_context *c, struct span_context *kept)
 {
-	struct thread_process *p = bpf_map_lookup_elem(&thread_processes, &process);
+	u32 process = c->process;
+	struct thread_process *p;
 
-	count_span(conflicting, SPAN_SOURCE_THREAD);
+	count_span(conflicting, c->link.source);
+	if (kept)
+		kept->check++;
+	if (c->link.source != SPAN_SOURCE_THREAD)
+		return;
+	p = bpf_map_lookup_elem(&thread_processes, &process);
 	if (p)
 		p->state = THREAD_DISTRUSTED;
 }

@@ -31,12 +31,16 @@ static __always_inline struct span_context *thread_context_of(struct sock *sk)
 	return bpf_map_lookup_elem(&thread_by_address, &key);
 }
 
-/* Whether its process is still there, and was not found out. */
+/* Whether its process is still there, and was not found out. The instrumentation forgets threads by itself.
+ */
 static __always_inline int is_trusted(const struct span_context *c)
 {
 	u32 process = c->process;
-	struct thread_process *p = bpf_map_lookup_elem(&thread_processes, &process);
+	struct thread_process *p;
 
+	if (c->link.source == SPAN_SOURCE_INSTRUMENTATION)
+		return 1;
+	p = bpf_map_lookup_elem(&thread_processes, &process);
 	return p && p->state == THREAD_KNOWN;
 }
 

@@ -5,12 +5,43 @@
  */
 #include "kernel.h"
 #include "abi.h"
+#include "instrumented.h"
 #include "sequence.h"
 #include "span.h"
 #include "span_end.h"
 #include "span_store.h"
 #include "thread_local.h"
 #include "thread_process.h"
+
+/* Which sources are wanted. */
+const volatile u32 reads_threads, reads_instrumentation;
+
+/* What is known of the running thread. */
+enum known_by {
+	KNOWN_BY_NONE,	 /* nobody says anything of it */
+	KNOWN_BY_OTHERS, /* somebody says of some threads what they are at */
+	KNOWN_BY_ITSELF, /* its process does */
+};
+
+/*
+ * Who says what the running thread is at; what it is at is in the link, if it is in a span. A process that
+ * speaks for itself knows better than who watches it.
+ */
+static __always_inline enum known_by ask_thread(struct span_context *c)
+{
+	struct thread_place place;
+
+	c->process = bpf_get_current_pid_tgid() >> 32;
+	if (reads_threads && find_place(&place, c->process)) {
+		c->link.source = SPAN_SOURCE_THREAD;
+		c->state = read_thread_context(&c->link, &place) ? SPAN_KNOWN : SPAN_UNKNOWN;
+		return KNOWN_BY_ITSELF;
+	}
+	if (!reads_instrumentation)
+		return KNOWN_BY_NONE;
+	c->state = read_instrumented_context(&c->link) ? SPAN_KNOWN : SPAN_UNKNOWN;
+	return KNOWN_BY_OTHERS;
+}
 
 static __always_inline void keep(struct sock *sk, struct span_context *fresh)
 {
@@ -75,34 +106,28 @@ static __always_inline int is_contradicted(const struct span_context *c, struct 
 /* `count` bytes more are written to the socket, which is locked. */
 static __always_inline int sends(struct sock *sk, u64 count)
 {
-	u32 process = bpf_get_current_pid_tgid() >> 32;
 	struct span_context c = {}, *last;
 	struct tcp_sock *tp = (void *)sk;
-	struct thread_place place;
 
-	if (!find_place(&place, process))
+	if (ask_thread(&c) == KNOWN_BY_NONE)
 		return 0;
 	last = thread_context_of(sk);
-	c.process = process;
-	c.link.source = SPAN_SOURCE_THREAD;
 	c.link.role = role_of(sk);
-	if (read_thread_context(&c.link, &place)) {
-		c.state = SPAN_KNOWN;
+	if (c.state == SPAN_KNOWN)
 		c.captured_at = bpf_ktime_get_ns();
-	} else if (!last) {
+	else if (!last)
 		return 0;
-	}
 	c.start = BPF_CORE_READ(tp, write_seq);
 	c.end = c.start + count;
 	c.answer = BPF_CORE_READ(tp, rcv_nxt);
 	c.ports = ports_of(sk);
 	if (c.state == SPAN_KNOWN && is_contradicted(&c, sk)) {
-		distrust(process);
+		distrust(&c, last);
 		return 0;
 	}
 	follow(&c, last, sk);
 	if (c.state == SPAN_KNOWN && c.start == BPF_CORE_READ(tp, write_seq))
-		count_span(captured, SPAN_SOURCE_THREAD);
+		count_span(captured, c.link.source);
 	keep(sk, &c);
 	return 0;
 }
@@ -125,19 +150,16 @@ int sends_fentry(u64 *ctx)
 /* A socket wants to connect. Its own port may not be chosen yet, and its stream has no positions. */
 static __always_inline void connects(struct sock *sk)
 {
-	u32 process = bpf_get_current_pid_tgid() >> 32;
 	struct span_context c = {};
-	struct thread_place place;
 
-	if (find_place(&place, process) && read_thread_context(&c.link, &place)) {
+	ask_thread(&c);
+	if (c.state == SPAN_KNOWN) {
 		c.state = SPAN_CONNECTING;
 		c.captured_at = bpf_ktime_get_ns();
-		count_span(captured, SPAN_SOURCE_THREAD);
+		count_span(captured, c.link.source);
 	} else if (!thread_context_of(sk)) {
 		return;
 	}
-	c.process = process;
-	c.link.source = SPAN_SOURCE_THREAD;
 	c.link.role = SPAN_ROLE_CLIENT;
 	c.ports = ports_of(sk) & 0xffff0000;
 	keep(sk, &c);

@@ -28,8 +28,12 @@ pub(crate) const COUNTS: &str = "span_counts";
 /// Name in `exemplar.h`: an object's own, of no use without links.
 const EXEMPLARS: &str = "exemplars";
 
+/// Name in `instrumented.h`: another program's.
+const INSTRUMENTED: &str = "traces_ctx_v1";
+
 /// All of them.
-const NAMES: [&str; 7] = [CONTEXTS, BY_ADDRESS, THREADS, THREADS_BY_ADDRESS, PROCESSES, COUNTS, EXEMPLARS];
+const NAMES: [&str; 8] =
+    [CONTEXTS, BY_ADDRESS, THREADS, THREADS_BY_ADDRESS, PROCESSES, COUNTS, EXEMPLARS, INSTRUMENTED];
 
 /// What an object has to do with span links.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,7 +58,10 @@ impl Links<'_> {
     }
 
     /// The map that is meant by a name; `None`: the object's own.
-    fn place(&self, name: &str) -> Place<'_> {
+    fn place<'a>(&'a self, name: &str, instrumentation: Option<BorrowedFd<'a>>) -> Place<'a> {
+        if name == INSTRUMENTED {
+            return instrumentation.map_or(Place::Unused, Place::Common);
+        }
         let used = |storage| self.storage() == storage;
         match (name, self) {
             (_, Self::Off) => Place::Unused,
@@ -81,14 +88,18 @@ pub(super) fn has_links(elf: &[u8]) -> bool {
 }
 
 /// Lets the names of the common maps mean what they are to mean.
-pub(super) fn connect(ebpf: &Ebpf, links: &Links<'_>) -> io::Result<()> {
+pub(super) fn connect(
+    ebpf: &Ebpf,
+    links: &Links<'_>,
+    instrumentation: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let fd = |name: &str| ebpf.map(name).and_then(data).map(|map| map.fd().as_fd());
     let is_ours = |name: &str| NAMES.contains(&name);
     let any = ebpf.maps().find_map(|(name, map)| data(map).filter(|_| !is_ours(name)));
     let any = any.map(|map| map.fd().as_fd()).ok_or(io::ErrorKind::NotFound)?;
     for name in NAMES {
         let Some(own) = fd(name) else { continue };
-        match links.place(name) {
+        match links.place(name, instrumentation) {
             Place::Own => {}
             Place::Common(common) => sys::replace(own, common)?,
             Place::Unused => sys::replace(own, any)?,
@@ -98,9 +109,9 @@ pub(super) fn connect(ebpf: &Ebpf, links: &Links<'_>) -> io::Result<()> {
 }
 
 /// Lets go of the maps that are not the object's own, once its programs hold them.
-pub(super) fn let_go(ebpf: &mut Ebpf, links: &Links<'_>) {
+pub(super) fn let_go(ebpf: &mut Ebpf, links: &Links<'_>, instrumentation: Option<BorrowedFd<'_>>) {
     for name in NAMES {
-        if !matches!(links.place(name), Place::Own) {
+        if !matches!(links.place(name, instrumentation), Place::Own) {
             drop(ebpf.take_map(name));
         }
     }

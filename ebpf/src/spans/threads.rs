@@ -3,11 +3,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use super::instrumentation::Instrumentation;
 use super::process::Finder;
 use super::{Spans, storage, unneeded};
+use zerocopy::IntoBytes as _;
+
 use crate::abi::{THREAD_ASKED, THREAD_KNOWN, THREAD_SILENCES, thread_process, thread_question};
 use crate::load::links::PROCESSES;
-use crate::{Kernel, Links, LoadError, LoadOptions, Loaded, Object, Ring, Table, TableError};
+use crate::{Constant, Kernel, Links, LoadError, LoadOptions, Loaded, Object, Ring, Table, TableError};
 
 /// Names in `thread.bpf.c`.
 const QUESTIONS: &str = "questions";
@@ -31,25 +34,54 @@ pub struct Questions {
     finder: Finder,
 }
 
+/// What its programs are to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reads<'a> {
+    /// What threads say in their memory.
+    pub threads: bool,
+    /// What OpenTelemetry eBPF Instrumentation says of threads that say nothing.
+    pub instrumentation: Option<&'a Instrumentation>,
+}
+
+impl Reads<'_> {
+    /// What threads say alone.
+    pub const THREADS: Self = Self { threads: true, instrumentation: None };
+}
+
 impl Threads {
     /// Loads and attaches its programs. `beside`: the source with whose maps it shares what it knows.
     ///
     /// # Errors
     /// The kernel refuses them.
     pub fn open(kernel: &Kernel, beside: Option<&Spans>) -> Result<Self, LoadError> {
-        Self::open_with(kernel, beside, storage(kernel))
+        Self::open_with(kernel, beside, storage(kernel), Reads::THREADS)
     }
 
     /// The same with a storage that need not be the best one; a source beside decides itself.
     ///
     /// # Errors
     /// As of [`Self::open`].
-    pub fn open_with(kernel: &Kernel, beside: Option<&Spans>, storage: u32) -> Result<Self, LoadError> {
+    pub fn open_with(
+        kernel: &Kernel,
+        beside: Option<&Spans>,
+        storage: u32,
+        reads: Reads<'_>,
+    ) -> Result<Self, LoadError> {
         let (links, without) = match beside {
             Some(spans) => (Links::Reader(spans), unneeded_beside()),
             None => (Links::Owner(storage), unneeded(storage)),
         };
-        let mut loaded = Object::THREAD.load(&LoadOptions { links, without, ..LoadOptions::new(kernel) })?;
+        let is_read = [reads.threads, reads.instrumentation.is_some()].map(u32::from);
+        let mut loaded = Object::THREAD.load(&LoadOptions {
+            links,
+            without,
+            instrumentation: reads.instrumentation.map(AsFd::as_fd),
+            constants: &[
+                Constant { name: "reads_threads", value: is_read[0].as_bytes() },
+                Constant { name: "reads_instrumentation", value: is_read[1].as_bytes() },
+            ],
+            ..LoadOptions::new(kernel)
+        })?;
         let failed = |source| TableError::Kernel { name: PROCESSES.to_owned(), source };
         let spans = match beside {
             Some(spans) => spans.share().map_err(failed)?,

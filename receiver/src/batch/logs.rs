@@ -81,7 +81,7 @@ fn record(observed: u64, occurrence: Occurrence) -> LogRecord {
         body: Some(AnyValue { value: Some(any_value::Value::StringValue(occurrence.body)) }),
         attributes,
         trace_id: link.map(|link| link.trace_id.to_vec()).unwrap_or_default(),
-        span_id: link.map(|link| link.span_id.to_vec()).unwrap_or_default(),
+        span_id: link.map(|link| link.span_id()).unwrap_or_default(),
         flags: link.map_or(0, |link| link.flags.into()),
         ..LogRecord::default()
     }

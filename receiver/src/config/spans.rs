@@ -32,6 +32,8 @@ pub struct SpanSources {
     pub wire: bool,
     /// What threads that send say in their memory.
     pub thread: bool,
+    /// What OpenTelemetry eBPF Instrumentation says of threads that send.
+    pub instrumentation: bool,
 }
 
 /// Where a Collector sends a copy of the node's spans.
@@ -45,8 +47,8 @@ pub struct Tap {
 
 impl SpanSources {
     /// Whether there is one.
-    fn any(self) -> bool {
-        self.wire || self.thread
+    pub fn any(self) -> bool {
+        self.wire || self.thread || self.instrumentation
     }
 }
 
@@ -83,9 +85,14 @@ impl Spans {
 pub(super) fn read(r: &mut Reader<'_>) -> Spans {
     let wire = "traceparent of HTTP/1 and HTTP/2 requests, read from every packet of TCP as it passes";
     let thread = "OpenTelemetry thread context, read from the memory of threads that send by TCP or connect";
+    let instrumentation =
+        "traces of threads, as OpenTelemetry eBPF Instrumentation pins them in /sys/fs/bpf/otel";
     let (sources, tap) = r.section("sources", "how spans are known", |r| {
-        let sources =
-            SpanSources { wire: r.switch("wire", WIRE, wire), thread: r.switch("thread", THREAD, thread) };
+        let sources = SpanSources {
+            wire: r.switch("wire", WIRE, wire),
+            thread: r.switch("thread", THREAD, thread),
+            instrumentation: r.switch("instrumentation", false, instrumentation),
+        };
         (sources, r.section("tap", "spans that a Collector sends a copy of, when they have ended", tap))
     });
     Spans {

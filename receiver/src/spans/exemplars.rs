@@ -34,7 +34,7 @@ fn exemplar_with(raw: &exemplar, value: f64, clock: &Clock) -> Exemplar {
         time_unix_nano: clock.at_boot(raw.time),
         value: Some(Value::AsDouble(value)),
         trace_id: link.map(|link| link.trace_id.to_vec()).unwrap_or_default(),
-        span_id: link.map(|link| link.span_id.to_vec()).unwrap_or_default(),
+        span_id: link.map(|link| link.span_id()).unwrap_or_default(),
         filtered_attributes: attributes(&raw.facts),
     }
 }

@@ -38,6 +38,7 @@ fn span(record: &LogRecord) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match record.trace_id.as_slice() {
         [] => String::new(),
+        trace if record.span_id.is_empty() => format!("trace={}", hex(trace)),
         trace => format!("trace={} span={}", hex(trace), hex(&record.span_id)),
     }
 }
