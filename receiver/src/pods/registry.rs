@@ -8,7 +8,7 @@ use super::cgroup::Owner;
 use super::cri::Demand;
 use super::entity::{self, ContainerFacts, Entity, EntityKind};
 use super::instance::Instance;
-use super::names::Names;
+use super::names::{Names, PodName};
 
 /// Entities beyond this many are refused and counted: ten times what a node's 110 to 1,000 pods need. One costs about
 /// 2 KiB.
@@ -29,10 +29,25 @@ enum Identity {
     Netns(u64),
 }
 
+/// Which names an entity was made with.
+#[derive(PartialEq, Eq)]
+struct Named {
+    /// All names are known.
+    whole: bool,
+    /// Those labels of its pod that are wanted.
+    labels: Vec<(String, String)>,
+}
+
+impl Named {
+    /// With those of its pod; `whole`: its own is known too.
+    fn of(names: Option<&PodName>, whole: bool) -> Self {
+        Self { whole, labels: names.map(|names| names.labels.clone()).unwrap_or_default() }
+    }
+}
+
 struct Held {
     entity: Arc<Entity>,
-    /// All names are known.
-    named: bool,
+    named: Named,
     since: Instant,
 }
 
@@ -75,7 +90,7 @@ impl Registry {
 
     /// How urgently names are wanted.
     pub(super) fn demand(&self, now: Instant) -> Demand {
-        let mut unnamed = self.held.values().filter(|held| !held.named).peekable();
+        let mut unnamed = self.held.values().filter(|held| !held.named.whole).peekable();
         if unnamed.peek().is_none() {
             return Demand::None;
         }
@@ -120,19 +135,20 @@ impl Registry {
         let pending_until = (!settled).then(|| of.first_seen + PENDING);
         let make =
             |key| Entity { kind: EntityKind::Netns, key, pod: None, name: shown, resource, pending_until };
-        self.hold(identity, true, of.first_seen, make)
+        self.hold(identity, Named::of(None, true), of.first_seen, make)
     }
 
     fn pod(&mut self, uid: &str, known: &Knowledge<'_>) -> Option<Arc<Entity>> {
         let identity = Identity::Pod(uid.to_owned());
         let names = known.names.pods.get(uid);
-        if let Some(entity) = self.unchanged(&identity, names.is_some()) {
+        let named = Named::of(names, names.is_some());
+        if let Some(entity) = self.unchanged(&identity, &named) {
             return Some(entity);
         }
         let (resource, name) = entity::pod(uid, names, None, self.node_name.as_deref());
-        let pending_until = pending(names.is_some(), known);
+        let pending_until = pending(&named, known);
         let make = |key| Entity { kind: EntityKind::Pod, key, pod: Some(key), name, resource, pending_until };
-        self.hold(identity, names.is_some(), known.now, make)
+        self.hold(identity, named, known.now, make)
     }
 
     fn container(
@@ -143,8 +159,8 @@ impl Registry {
     ) -> Option<Arc<Entity>> {
         let identity = Identity::Container(facts.id.to_owned());
         let names = uid.and_then(|uid| known.names.pods.get(uid));
-        let named = names.is_some() && facts.name.is_some();
-        if let Some(entity) = self.unchanged(&identity, named) {
+        let named = Named::of(names, names.is_some() && facts.name.is_some());
+        if let Some(entity) = self.unchanged(&identity, &named) {
             return Some(entity);
         }
         let pod = match uid {
@@ -155,22 +171,22 @@ impl Registry {
             Some(uid) => entity::pod(uid, names, Some(facts), self.node_name.as_deref()),
             None => entity::container(facts),
         };
-        let pending_until = pending(named, known);
+        let pending_until = pending(&named, known);
         let make = |key| Entity { kind: EntityKind::Container, key, pod, name, resource, pending_until };
         self.hold(identity, named, known.now, make)
     }
 
-    /// The entity as it is held, unless names can be added now.
-    fn unchanged(&self, identity: &Identity, named: bool) -> Option<Arc<Entity>> {
+    /// The entity as it is held, unless names can be added now, or other labels are wanted.
+    fn unchanged(&self, identity: &Identity, named: &Named) -> Option<Arc<Entity>> {
         let held = self.held.get(identity)?;
-        (held.named || !named).then(|| held.entity.clone())
+        (!named.whole || held.named == *named).then(|| held.entity.clone())
     }
 
     /// Holds an entity under its identity; one that was held before passes its key on.
     fn hold(
         &mut self,
         identity: Identity,
-        named: bool,
+        named: Named,
         now: Instant,
         make: impl FnOnce(u64) -> Entity,
     ) -> Option<Arc<Entity>> {
@@ -190,6 +206,6 @@ impl Registry {
 }
 
 /// Until when names may still come.
-fn pending(named: bool, known: &Knowledge<'_>) -> Option<Instant> {
-    (!named && known.names_come).then(|| known.now + PENDING)
+fn pending(named: &Named, known: &Knowledge<'_>) -> Option<Instant> {
+    (!named.whole && known.names_come).then(|| known.now + PENDING)
 }

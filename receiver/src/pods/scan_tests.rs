@@ -207,6 +207,29 @@ fn names_that_come_later_keep_the_key() {
 }
 
 #[test]
+fn labels_that_are_wanted_later_or_no_more_keep_the_key() {
+    let host = Host::new();
+    host.process(70, BLUE, 900, &pod_path(APP));
+    let mut scanner = host.scanner();
+    let labelled = |labels: &[&str]| {
+        let mut names = Arc::unwrap_or_clone(names());
+        let pod = names.pods.get_mut(UID).unwrap();
+        pod.labels = labels.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect();
+        told(Arc::new(names))
+    };
+    let key = scanner.scan(&named(), Instant::now()).resolve(&in_netns(BLUE)).unwrap().key;
+    for labels in [&["team"][..], &["app", "team"], &[]] {
+        let pod = scanner.scan(&labelled(labels), Instant::now()).resolve(&in_netns(BLUE)).unwrap();
+        let found = |name: &&str| text(&pod, &format!("k8s.pod.label.{name}")).is_some();
+        assert_eq!(pod.key, key);
+        assert_eq!(
+            ["app", "team"].map(|name| found(&name)),
+            ["app", "team"].map(|name| labels.contains(&name))
+        );
+    }
+}
+
+#[test]
 fn the_runtime_can_name_the_pod_of_a_container_whose_path_does_not() {
     let host = Host::new();
     host.process(70, BLUE, 900, &format!("/default/{APP}"));
