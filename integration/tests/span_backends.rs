@@ -15,7 +15,7 @@ use jitterscope_integration::telemetry::{Record, Telemetry};
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::event;
 
-const LOAD: Load = Load { connections: 16, rate: 100, seconds: 5, every: 20 };
+const LOAD: Load = Load { connections: 16, streams: 1, rate: 100, seconds: 5, every: 20 };
 
 /// The network's records that are linked to spans.
 fn linked(told: &Telemetry, network: &Network) -> Vec<Record> {

@@ -1,12 +1,15 @@
-// A shop that is asked for things over HTTP/1.1, and its customers: instrumented by OpenTelemetry's own SDK for Go alone.
-// Where its spans go stands in the standard OTEL_* environment variables.
+// A shop that is asked for things over HTTP/1.1 or gRPC, and its customers: instrumented by OpenTelemetry's own SDK for Go
+// alone. Where its spans go stands in the standard OTEL_* environment variables.
 //
 //	shop server ADDRESS
 //	shop client ADDRESS CONNECTIONS RATE SECONDS EVERY
+//	shop grpc-server ADDRESS
+//	shop grpc-client ADDRESS CONNECTIONS RATE SECONDS EVERY STREAMS
 //
-// A client makes RATE requests a second over CONNECTIONS connections that are kept; of EVERY requests one asks for what is
-// known to go wrong, the kinds in turn. The path of a request says which kind it is: a rule for packets finds it there, and
-// whoever reads the spans does too.
+// Of a connection of gRPC so many STREAMS may be open at once.
+// A client makes RATE requests a second over CONNECTIONS connections that are kept, as many as are answered in time; of EVERY
+// requests one asks for what is known to go wrong, the kinds in turn; none does if EVERY is 0. The path of a request says which
+// kind it is: a rule for packets finds it there, and whoever reads the spans does too.
 package main
 
 import (
@@ -23,7 +26,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -71,8 +73,13 @@ func run(arguments []string) error {
 		err = serve(ctx, arguments[1])
 	case len(arguments) == 6 && arguments[0] == "client":
 		err = ask(ctx, arguments[1], arguments[2:])
+	case len(arguments) == 2 && arguments[0] == "grpc-server":
+		err = serveRPC(ctx, arguments[1])
+	case len(arguments) == 7 && arguments[0] == "grpc-client":
+		err = ask(ctx, arguments[1], arguments[2:])
 	default:
-		err = errors.New("usage: shop server ADDRESS | shop client ADDRESS CONNECTIONS RATE SECONDS EVERY")
+		err = errors.New("usage: shop server ADDRESS | shop client ADDRESS CONNECTIONS RATE SECONDS EVERY" +
+			" | shop grpc-server ADDRESS | shop grpc-client ADDRESS CONNECTIONS RATE SECONDS EVERY STREAMS")
 	}
 	// Its spans are out before it ends, also after a signal.
 	return errors.Join(err, provider.Shutdown(context.Background()))
@@ -119,41 +126,60 @@ func abort(w http.ResponseWriter, _ *http.Request) {
 	conn.Close()
 }
 
+// A customer makes a request at a time, by its path.
+type customer func(ctx context.Context, path string) error
+
+// httpCustomers have a connection each.
+func httpCustomers(address string, connections int) []customer {
+	var all []customer
+	for range connections {
+		// A pool of its own: one connection, which is kept.
+		client := &http.Client{Transport: otelhttp.NewTransport(notePort{&http.Transport{}})}
+		all = append(all, func(_ context.Context, path string) error { return get(client, "http://"+address+path) })
+	}
+	return all
+}
+
 // ask makes requests until the time is over; a request may fail, that is what it is for.
 func ask(ctx context.Context, address string, numbers []string) error {
-	var n [4]int
-	for i, text := range numbers {
+	var n []int
+	for _, text := range numbers {
+		number, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		n = append(n, number)
+	}
+	connections, rate, seconds, every := n[0], n[1], n[2], n[3]
+	customers := httpCustomers(address, connections)
+	if len(n) > 4 {
 		var err error
-		if n[i], err = strconv.Atoi(text); err != nil {
+		if customers, err = rpcCustomers(address, connections, n[4]); err != nil {
 			return err
 		}
 	}
-	connections, rate, seconds, every := n[0], n[1], n[2], n[3]
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second)
 	defer cancel()
 	due := make(chan int)
 	var workers sync.WaitGroup
-	var failed atomic.Int64
-	for range connections {
+	var times latencies
+	for _, request := range customers {
 		workers.Go(func() {
-			// A pool of its own: one connection, which is kept.
-			client := http.Client{Transport: otelhttp.NewTransport(notePort{&http.Transport{}})}
 			for number := range due {
-				if err := get(&client, "http://"+address+pathOf(number, every)); err != nil {
-					failed.Add(1)
-				}
+				times.note(func() error { return request(ctx, pathOf(number, every)) })
 			}
 		})
 	}
-	made := produce(ctx, due, rate)
+	started := time.Now()
+	produce(ctx, due, rate)
 	close(due)
 	workers.Wait()
-	fmt.Printf("requests=%d failed=%d\n", made, failed.Load())
+	times.print(time.Since(started))
 	return nil
 }
 
 // produce gives out numbers at a rate until the context ends; what nobody could take in time is made up for.
-func produce(ctx context.Context, due chan<- int, rate int) int {
+func produce(ctx context.Context, due chan<- int, rate int) {
 	made, started := 0, time.Now()
 	tick := time.NewTicker(time.Second / time.Duration(min(rate, 1000)))
 	defer tick.Stop()
@@ -162,13 +188,13 @@ func produce(ctx context.Context, due chan<- int, rate int) int {
 			select {
 			case due <- made:
 			case <-ctx.Done():
-				return made
+				return
 			}
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return made
+			return
 		}
 	}
 }

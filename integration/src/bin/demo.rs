@@ -22,7 +22,7 @@ use jitterscope_semconv::{event, metric};
 use serde_json::Value;
 
 /// A shop of moderate size, for as long as anyone looks at it.
-const LOAD: Load = Load { connections: 16, rate: 200, seconds: 7 * 24 * 3600, every: 100 };
+const LOAD: Load = Load { connections: 16, streams: 1, rate: 200, seconds: 7 * 24 * 3600, every: 100 };
 /// Requests that are shown.
 const SHOWN: usize = 6;
 /// The counter whose exemplars show an event.
