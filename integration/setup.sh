@@ -8,7 +8,7 @@ usage: integration/setup.sh run | test | vm [KERNEL...] | lint
 
 run   what `make run` needs: compilers and headers from Debian
 test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Prometheus, Jaeger,
-      Helm, schemas of Kubernetes, the application of integration/apps
+      Loki, Helm, schemas of Kubernetes, the application of integration/apps
 vm    qemu, virtme-ng and the kernels of integration/kernels.txt (all, or those named, such as 6.1)
 lint  what `make lint` needs: clang-format, shellcheck and cargo-deny
 
@@ -42,6 +42,7 @@ set_up_test() {
 	need_helm
 	need_prometheus
 	need_jaeger
+	need_loki
 	need_shop
 	need_python kubernetes-validate "$KUBERNETES_VALIDATE_VERSION" kubernetes-validate
 }

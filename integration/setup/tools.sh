@@ -41,6 +41,10 @@ need_jaeger() {
 	provide "Jaeger $JAEGER_VERSION" "jaeger-$JAEGER_VERSION/jaeger" go_build jaeger github.com/jaegertracing/jaeger/cmd/jaeger jaeger
 }
 
+need_loki() {
+	provide "Loki $LOKI_VERSION" "loki-$LOKI_VERSION/loki" go_build loki github.com/grafana/loki/v3/cmd/loki loki
+}
+
 # need_app HOME SOURCE BUILD [ARGUMENT...]: an application of apps/, which is its sources' own: changed ones are built anew.
 need_app() {
 	local home=$1 source=$2 build=$3

@@ -10,6 +10,7 @@ pub mod faults;
 pub mod jaeger;
 pub mod join;
 pub mod kernel;
+pub mod loki;
 pub mod netns;
 pub mod network;
 pub mod objects;

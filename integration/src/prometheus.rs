@@ -70,7 +70,7 @@ impl Prometheus {
     /// It is refused; what Prometheus says is in the message.
     pub fn exemplars(&self, selector: &str) -> Result<Vec<(Value, Value)>> {
         let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
-        let query = format!("query={}&start={}&end={}", encoded(selector), now - 3600, now + 60);
+        let query = format!("query={}&start={}&end={}", web::encoded(selector), now - 3600, now + 60);
         let answer = web::post_form(&self.address, "/api/v1/query_exemplars", &query)?;
         let answer: Value = serde_json::from_str(&answer)?;
         let series = answer.pointer("/data").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -86,7 +86,7 @@ impl Prometheus {
     /// # Errors
     /// It is refused; what Prometheus says is in the message.
     pub fn query(&self, query: &str, seconds: f64) -> Result<Vec<Sample>> {
-        let body = format!("query={}&time={seconds}", encoded(query));
+        let body = format!("query={}&time={seconds}", web::encoded(query));
         let answer =
             web::post_form(&self.address, "/api/v1/query", &body).with_context(|| query.to_owned())?;
         let answer: Value = serde_json::from_str(&answer)?;
@@ -96,15 +96,6 @@ impl Prometheus {
         };
         samples.iter().map(|one| sample(one).with_context(|| format!("no number: {one}"))).collect()
     }
-}
-
-/// As forms are written: every byte that is no letter or digit by its number.
-fn encoded(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 impl Drop for Prometheus {

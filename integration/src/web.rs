@@ -26,6 +26,16 @@ pub fn post_form(address: &str, target: &str, form: &str) -> Result<String> {
     )
 }
 
+/// As forms are written: every byte that is no letter or digit by its number.
+#[must_use]
+pub fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
 /// By HTTP/1.0: an answer ends with its connection.
 fn request(address: &str, what: &str, headers: &str, body: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;

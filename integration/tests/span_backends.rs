@@ -1,5 +1,6 @@
-//! Links as people follow them: from a log record or an exemplar in a real Prometheus to the trace in a real Jaeger, in
-//! which the anomaly is a child of the span that it hit. All of it through one Collector with `otel-config/links.yaml`.
+//! Links as people follow them: from a log record in a real Loki or an exemplar in a real Prometheus to the trace in a real
+//! Jaeger, in which the anomaly is a child of the span that it hit. All of it through one Collector with
+//! `otel-config/links.yaml`.
 #![expect(clippy::print_stdout, reason = "the figures of a run")]
 
 use std::collections::HashSet;
@@ -7,13 +8,15 @@ use std::collections::HashSet;
 use jitterscope_integration::collector::Collector;
 use jitterscope_integration::jaeger::Jaeger;
 use jitterscope_integration::join::role_of;
+use jitterscope_integration::loki::Loki;
 use jitterscope_integration::network::{Family, Network};
 use jitterscope_integration::prometheus::Prometheus;
 use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::shop::{self, Language, Load};
-use jitterscope_integration::telemetry::{Record, Telemetry};
+use jitterscope_integration::telemetry::{Attributes, Record, Telemetry};
 use jitterscope_integration::{poll, requirements};
-use jitterscope_semconv::event;
+use jitterscope_semconv::{attribute as key, event};
+use serde_json::Value;
 
 const LOAD: Load = Load { connections: 16, streams: 1, rate: 100, seconds: 5, every: 20 };
 
@@ -23,24 +26,39 @@ fn linked(told: &Telemetry, network: &Network) -> Vec<Record> {
     told.records().filter(|record| !record.trace.is_empty() && is_ours(record)).collect()
 }
 
+/// What finds the records of an event and a trace in Loki, whose names have `_` in place of full stops.
+fn of_trace(record: &Record) -> String {
+    format!("{{service_name=~`.+`}} | event_name=`{}` | trace_id=`{}`", record.event, record.trace)
+}
+
+/// The attribute by which a line's resource is known.
+fn resource(line: &Value) -> Attributes {
+    let name = line["jitterscope_netns_name"].as_str().unwrap_or_default();
+    Attributes::from([(key::NETNS_NAME.key.to_owned(), name.to_owned())])
+}
+
 #[test]
 fn a_record_and_an_exemplar_lead_to_the_trace_in_which_the_anomaly_is_a_child_of_what_it_hit() {
     if !requirements::met(&["ip", "nft"]) || !Language::Go.is_there() {
         return;
     }
-    let (Some(jaeger), Some(prometheus)) = (Jaeger::start().unwrap(), Prometheus::start().unwrap()) else {
+    let (Some(jaeger), Some(prometheus), Some(loki)) =
+        (Jaeger::start().unwrap(), Prometheus::start().unwrap(), Loki::start().unwrap())
+    else {
         return;
     };
-    let Some(logs) = Collector::start().unwrap() else { return };
-    let links = Collector::links(jaeger.address(), &prometheus.endpoint(), &logs.http_endpoint()).unwrap();
+    // What the receiver tells, as it tells it.
+    let Some(told) = Collector::start().unwrap() else { return };
+    let links = Collector::links(jaeger.address(), &prometheus.endpoint(), &loki.endpoint()).unwrap();
     let links = links.unwrap();
     let network = Network::new().unwrap();
     shop::relay(&network, links.http_address()).unwrap();
     shop::inject(&network).unwrap();
-    let endpoint = links.endpoint();
+    let both =
+        format!("export.otlp=[{{endpoint: '{}'}}, {{endpoint: '{}'}}]", links.endpoint(), told.endpoint());
     let arguments = [
-        "--endpoint",
-        &endpoint,
+        "--set",
+        &both,
         "--set",
         "interval=200ms",
         "--set",
@@ -57,12 +75,18 @@ fn a_record_and_an_exemplar_lead_to_the_trace_in_which_the_anomaly_is_a_child_of
     receiver.stop().unwrap();
 
     let records = poll::until("records of all kinds", || {
-        let records = linked(&logs.received().unwrap(), &network);
+        let records = linked(&told.received().unwrap(), &network);
         let kinds: HashSet<_> = records.iter().map(|record| record.event.clone()).collect();
         (kinds.len() == 3).then_some(records)
     })
     .unwrap();
     for record in &records {
+        let line = || loki.find(&of_trace(record)).ok().filter(|found| !found.is_empty());
+        let found =
+            poll::until("the line in Loki", line).unwrap_or_else(|error| panic!("{error}: {record:?}"));
+        let is_it =
+            |one: &Value| one["span_id"] == record.span && role_of(&resource(one), &network).is_some();
+        assert!(found.iter().all(is_it), "{record:?}: {found:?}");
         let spans = || {
             let spans = jaeger.spans(&record.trace).ok()?;
             let hit = spans.iter().any(|span| span.id == record.span && span.name != record.event);
@@ -83,11 +107,9 @@ fn a_record_and_an_exemplar_lead_to_the_trace_in_which_the_anomaly_is_a_child_of
     );
     let of_drops = || {
         let found = prometheus.exemplars(&drops).ok()?;
-        let text = |exemplar: &serde_json::Value, label: &str| {
-            exemplar["labels"][label].as_str().unwrap_or_default().to_owned()
-        };
-        let of =
-            |(_, exemplar): &(_, serde_json::Value)| (text(exemplar, "trace_id"), text(exemplar, "span_id"));
+        let text =
+            |exemplar: &Value, label: &str| exemplar["labels"][label].as_str().unwrap_or_default().to_owned();
+        let of = |(_, exemplar): &(_, Value)| (text(exemplar, "trace_id"), text(exemplar, "span_id"));
         let known = found.iter().filter(|one| {
             let (trace, span) = of(one);
             lost.contains(&(trace.as_str(), span.as_str()))
