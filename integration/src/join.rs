@@ -12,6 +12,10 @@ use crate::network::Network;
 use crate::shop::Fault;
 use crate::telemetry::{Attributes, Record, Telemetry, attributes, hex, numbers};
 
+mod shared;
+
+use shared::served;
+
 /// How much later than its request's end an event may come, in nanoseconds: its last packet may be lost.
 const AFTER: u64 = 1_000_000_000;
 /// How far two readings of the clock may be apart.
@@ -153,42 +157,6 @@ impl Join {
         }
     }
 
-    /// Links that could as well have been to another request of the connection, which a server was at when it happened.
-    #[must_use]
-    pub fn guessed(&self) -> Vec<String> {
-        let is_at = |ids: &Ids, time: u64| {
-            self.served.get(ids).is_some_and(|(start, end)| start + CLOCK < time && time + CLOCK < *end)
-        };
-        let guesses = self.linked.iter().filter_map(|linked| {
-            let of = self.requests.get(&linked.ids)?;
-            let shares = |request: &Request| request.ports.iter().any(|port| of.ports.contains(port));
-            let mut others = self.requests.iter().filter(|(ids, _)| **ids != linked.ids);
-            let other = others.find(|(ids, request)| shares(request) && is_at(ids, linked.record.time))?;
-            Some(format!("{other:?} as well: {linked:?}"))
-        });
-        guesses.collect()
-    }
-
-    /// The most requests of one connection that a server was at, at one time.
-    #[must_use]
-    pub fn most_at_once(&self) -> usize {
-        let mut steps: BTreeMap<&String, Vec<(u64, i32)>> = BTreeMap::new();
-        for (ids, request) in &self.requests {
-            if let (Some((start, end)), Some(port)) = (self.served.get(ids), request.ports.first()) {
-                steps.entry(port).or_default().extend([(*start, 1), (*end, -1)]);
-            }
-        }
-        let most = |mut steps: Vec<(u64, i32)>| {
-            steps.sort_unstable();
-            let open = steps.iter().scan(0, |open, (_, step)| {
-                *open += step;
-                Some(*open)
-            });
-            open.max().unwrap_or_default().unsigned_abs() as usize
-        };
-        steps.into_values().map(most).max().unwrap_or_default()
-    }
-
     /// Of the requests that a fault hit, which part was found, by the event that found the fewest; 0 where none was hit.
     #[must_use]
     pub fn recall(&self, fault: Fault) -> f64 {
@@ -240,13 +208,6 @@ fn asked_by(record: &Record, asked: &HashMap<Ids, Ids>) -> Ids {
     let ids = (record.trace.clone(), record.span.clone());
     let is_tap = record.attributes.get(key::SPAN_LINK_SOURCE.key).is_some_and(|source| source == "tap");
     asked.get(&ids).filter(|_| is_tap).cloned().unwrap_or(ids)
-}
-
-/// While servers were at requests, by the client's span of each.
-fn served(told: &Telemetry) -> HashMap<Ids, (u64, u64)> {
-    let of_servers = told.spans().filter(|(_, span)| span.kind == SpanKind::Server as i32);
-    let time = |span: &Span| (span.start_time_unix_nano, span.end_time_unix_nano);
-    of_servers.map(|(_, span)| ((hex(&span.trace_id), hex(&span.parent_span_id)), time(span))).collect()
 }
 
 fn is_anomaly(span: &Span) -> bool {

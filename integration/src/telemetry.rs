@@ -59,7 +59,7 @@ pub struct Distribution {
 }
 
 /// One event that arrived.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
     /// Nanoseconds since the epoch.
     pub time: u64,
