@@ -3,8 +3,8 @@
 
 # Compiler for the BPF programs, libclang for bindgen, a C compiler and linker for Rust, and tools that a user looks with.
 run_packages=(make gcc libc6-dev clang-19 libclang-19-dev libbpf-dev iproute2)
-# What the tests use to make traffic, faults, containers and independent counts.
-test_packages=(nftables iptables conntrack bpftool procps kmod e2fsprogs mount iputils-ping busybox-static containerd runc containernetworking-plugins docker.io)
+# What the tests use to make traffic, faults, containers and independent counts; and another C library, for processes that have it.
+test_packages=(musl-tools nftables iptables conntrack bpftool procps kmod e2fsprogs mount iputils-ping busybox-static containerd runc containernetworking-plugins docker.io)
 # virtme-ng boots only with udev, and asks `file` for an image's version.
 vm_packages=(qemu-system-x86 udev kmod file python3-venv nftables iptables iproute2 iputils-ping ipvsadm busybox-static)
 lint_packages=(clang-format-19 shellcheck)

@@ -53,15 +53,18 @@ impl Finder {
     }
 
     fn in_libraries(&mut self, memory: &Memory, mappings: &[Mapping<'_>]) -> Option<thread_place> {
-        let mut seen = HashSet::new();
         for mapping in mappings.iter().filter(|mapping| mapping.is_start_of_file()) {
             let id = (mapping.device.to_owned(), mapping.inode);
-            if !seen.insert(id.clone()) || self.others.contains(&id) {
+            if self.others.contains(&id) {
                 continue;
             }
-            match library::find(memory, mapping.start, mappings) {
-                Some(reference) => return place::of(memory, mappings, reference),
-                None => self.remember(id),
+            let Some(reference) = library::find(memory, mapping.start, mappings) else {
+                self.remember(id);
+                continue;
+            };
+            // A file may be mapped to be read, too, without a linker that writes anything there.
+            if let Some(place) = place::of(memory, mappings, reference) {
+                return Some(place);
             }
         }
         None

@@ -1,4 +1,4 @@
-//! What the source `wire` keeps of the sockets of a test.
+//! What sources keep of the sockets of a test.
 
 use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
@@ -8,7 +8,7 @@ use jitterscope_ebpf::abi::{
     SPAN_STORAGE_SOCKET, span_context, span_counts,
 };
 use jitterscope_ebpf::spans::{Wire, storage};
-use jitterscope_ebpf::{Kernel, Table};
+use jitterscope_ebpf::{Kernel, Loaded, Table};
 
 use super::http::{Ids, Pair};
 use super::{Namespace, can_load};
@@ -27,6 +27,30 @@ pub(crate) enum Contexts {
     Addresses(Table<u64, span_context>),
 }
 
+impl Contexts {
+    /// Those of a source, in its map for this storage.
+    pub(crate) fn of(loaded: &Loaded, storage: u32, [sockets, addresses]: [&'static str; 2]) -> Self {
+        match storage {
+            SPAN_STORAGE_SOCKET => Self::Sockets(loaded.table(sockets).unwrap()),
+            _ => Self::Addresses(loaded.table(addresses).unwrap()),
+        }
+    }
+
+    pub(crate) fn get(&self, of: &TcpStream) -> Option<span_context> {
+        let port =
+            |address: std::io::Result<std::net::SocketAddr>| u32::from(address.unwrap().port().to_be());
+        let ports = port(of.local_addr()) | port(of.peer_addr()) << 16;
+        match self {
+            Self::Sockets(table) => table.get(&of.as_raw_fd()).unwrap(),
+            Self::Addresses(table) => {
+                let mut found = None;
+                table.for_each(|_, c| found = (c.ports == ports).then_some(*c).or(found)).unwrap();
+                found
+            }
+        }
+    }
+}
+
 pub(crate) struct Source {
     pub(crate) wire: Wire,
     pub(crate) contexts: Contexts,
@@ -43,25 +67,12 @@ impl Source {
 
     pub(crate) fn open(kernel: &Kernel, storage: u32) -> Self {
         let wire = Wire::open_with(kernel, storage).unwrap();
-        let contexts = match storage {
-            SPAN_STORAGE_SOCKET => Contexts::Sockets(wire.loaded().table("contexts").unwrap()),
-            _ => Contexts::Addresses(wire.loaded().table("contexts_by_address").unwrap()),
-        };
+        let contexts = Contexts::of(wire.loaded(), storage, ["contexts", "contexts_by_address"]);
         Self { wire, contexts }
     }
 
     pub(crate) fn context(&self, of: &TcpStream) -> Option<span_context> {
-        let port =
-            |address: std::io::Result<std::net::SocketAddr>| u32::from(address.unwrap().port().to_be());
-        let ports = port(of.local_addr()) | port(of.peer_addr()) << 16;
-        match &self.contexts {
-            Contexts::Sockets(table) => table.get(&of.as_raw_fd()).unwrap(),
-            Contexts::Addresses(table) => {
-                let mut found = None;
-                table.for_each(|_, c| found = (c.ports == ports).then_some(*c).or(found)).unwrap();
-                found
-            }
-        }
+        self.contexts.get(of)
     }
 
     pub(crate) fn known(&self, of: &TcpStream, role: u32) -> Known {

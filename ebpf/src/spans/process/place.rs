@@ -57,7 +57,7 @@ fn in_module(mappings: &[Mapping<'_>], module: u64, offset: u64) -> Option<threa
     }
     let is_musl = |mapping: &Mapping<'_>| {
         let file = mapping.name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        file.starts_with(b"ld-musl-") || file.starts_with(b"libc.musl-")
+        file == b"libc.so" || file.starts_with(b"ld-musl-") || file.starts_with(b"libc.musl-")
     };
     let vector = if mappings.iter().any(is_musl) { MUSL } else { GLIBC };
     Some(thread_place {
