@@ -69,7 +69,13 @@ impl Join {
     /// Joins what a Collector has received from both, of this network: others may be about on the machine.
     #[must_use]
     pub fn of(told: &Telemetry, network: &Network) -> Self {
-        let mut join = Self { requests: requests(told), served: served(told), ..Self::default() };
+        Self::with(requests(told), told, network)
+    }
+
+    /// The same with an application whose requests are known otherwise.
+    #[must_use]
+    pub fn with(requests: HashMap<Ids, Request>, told: &Telemetry, network: &Network) -> Self {
+        let mut join = Self { requests, served: served(told), ..Self::default() };
         let asked = asked(told);
         for record in told.records().filter(|record| !record.trace.is_empty()) {
             let Some(role) = role_of(&record.resource, network) else { continue };
