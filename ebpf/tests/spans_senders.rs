@@ -20,7 +20,7 @@ use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, RETRANSMIT_SYN, SPAN_ROLE_CLIENT, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE, reset_event,
     retransmit_event, span_link,
 };
-use jitterscope_ebpf::spans::{Questions, Spans, Threads, Wire};
+use jitterscope_ebpf::spans::{Questions, Reads, Spans, Threads, Wire};
 use jitterscope_ebpf::{Constant, Kernel, Object, Observer, ObserverOptions, Ring, Telling};
 
 /// Nobody listens there.
@@ -54,7 +54,7 @@ impl Watch {
     fn open(kernel: &Kernel, network: &Network, storage: u32, with_wire: bool) -> Self {
         let wire = with_wire.then(|| Wire::open_with(kernel, storage).unwrap());
         let beside = wire.as_ref().map(|wire| &wire.spans);
-        let mut threads = Threads::open_with(kernel, beside, storage).unwrap();
+        let mut threads = Threads::open_with(kernel, beside, storage, Reads::THREADS).unwrap();
         let questions = become_known(&mut threads);
         let resets = observe(&Object::TCPRESET, kernel, network, &threads.spans);
         let retransmits = observe(&Object::TCPRETRANS, kernel, network, &threads.spans);

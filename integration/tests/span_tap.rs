@@ -12,7 +12,7 @@ use jitterscope_integration::telemetry::has;
 use jitterscope_integration::{poll, requirements};
 use jitterscope_semconv::{attribute as key, event, metric};
 
-const LOAD: Load = Load { connections: 64, rate: 400, seconds: 8, every: 20 };
+const LOAD: Load = Load { connections: 64, rate: 400, seconds: 8, every: 20, streams: 1 };
 
 /// No event is held back.
 const SETTINGS: [&str; 8] = [

@@ -7,7 +7,7 @@ use jitterscope_ebpf::abi::{
     SPAN_KNOWN, SPAN_SOURCE_THREAD, SPAN_STORAGE_ADDRESS, SPAN_STORAGE_SOCKET, THREAD_KNOWN, span_counts,
     thread_process,
 };
-use jitterscope_ebpf::spans::{Questions, Threads, storage};
+use jitterscope_ebpf::spans::{Questions, Reads, Threads, storage};
 use jitterscope_ebpf::{Kernel, Table};
 
 use super::publish;
@@ -32,7 +32,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn open(kernel: &Kernel, storage: u32) -> Self {
-        let mut threads = Threads::open_with(kernel, None, storage).unwrap();
+        let mut threads = Threads::open_with(kernel, None, storage, Reads::THREADS).unwrap();
         let contexts = Contexts::of(threads.loaded(), storage, ["thread_contexts", "thread_by_address"]);
         let questions = threads.questions().unwrap().into();
         Self { threads, contexts, questions }
