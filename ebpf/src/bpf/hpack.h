@@ -144,15 +144,19 @@ static __always_inline void insert(struct table *t, u64 is_traceparent)
 	t->entries[0] = t->entries[0] << 1 | is_traceparent;
 }
 
-/* Takes the field at `at`; returns where it ends, 0 if it is none that ends before `end`. */
-static __always_inline u32 take_field(struct fields *f, struct __sk_buff *skb, u32 at, u32 end)
+/*
+ * Takes the field at `at` into what is this CPU's; returns where it ends, 0 if it is none that ends before `end`.
+ * A function of its own, for the verifier then looks at it once, and not for each field of a head.
+ */
+__noinline u32 take_field(struct __sk_buff *skb, u32 at, u32 end)
 {
+	struct fields *f = fields_of_cpu();
 	u32 is_ours, bits;
 	struct integer index;
 	struct string s;
 	u8 first = 0;
 
-	if (bpf_skb_load_bytes(skb, at, &first, 1))
+	if (!f || bpf_skb_load_bytes(skb, at, &first, 1))
 		return 0;
 	bits = first & 0x80 ? 7 : first & 0x40 ? 6 : first & 0x20 ? 5 : 4;
 	index = read_integer(skb, at, bits);
@@ -239,7 +243,7 @@ static __always_inline int read_context(struct fields *f, struct __sk_buff *skb)
 
 /*
  * Reads the fields between two places of the packet, with and into what is this CPU's. Returns whether there
- * is a trace context. A function of its own, for the verifier then looks at it once.
+ * is a trace context.
  */
 __noinline int read_fields(struct __sk_buff *skb, u32 at, u32 end)
 {
@@ -251,7 +255,7 @@ __noinline int read_fields(struct __sk_buff *skb, u32 at, u32 end)
 	f->found = 0;
 	f->value = 0;
 	for (step = 0; step < FIELDS && at < end; step++) {
-		at = take_field(f, skb, at, end);
+		at = take_field(skb, at, end);
 		if (!at)
 			break;
 	}
