@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs test programs, compiled here, on other kernels: all of kernels.txt, or those named as arguments. The programs are
 # those whose name begins with the regular expression JITTERSCOPE_VM_TESTS: by default the tests of all eBPF programs
-# (ebpf/tests), of IPVS, which a kernel without modules lacks, and of which probes can run. Other end-to-end tests have
+# (ebpf/tests), of IPVS, which a kernel without modules lacks, of which probes can run, and of a clock that is set. Other end-to-end tests have
 # deadlines for a real machine, and this one is emulated.
 set -euo pipefail
 
@@ -14,7 +14,7 @@ if [ ${#kernels[@]} -eq 0 ]; then
 fi
 
 of_programs=$(cd ebpf/tests && printf '%s-|' *_*.rs | sed 's/\.rs//g')
-tests=${JITTERSCOPE_VM_TESTS:-(${of_programs}ipvs-|kernel_states-)}
+tests=${JITTERSCOPE_VM_TESTS:-(${of_programs}ipvs-|kernel_states-|clock_step-)}
 
 # The receiver, for tests that start it; then cargo's list of test programs.
 cargo build --workspace

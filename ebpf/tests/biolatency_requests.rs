@@ -169,7 +169,10 @@ impl Drop for Slow {
         // After a failure it may be frozen still.
         let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.mount).output();
         drop(self.disk.take());
-        sh(&format!("umount {}", self.mount.display()));
+        // Whoever looks at the mounts of the machine holds it for a moment.
+        eventually("nobody uses the file system", || {
+            Command::new("umount").arg(&self.mount).output().unwrap().status.success()
+        });
         fs::remove_dir(&self.mount).unwrap();
     }
 }

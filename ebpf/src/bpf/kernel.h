@@ -432,10 +432,12 @@ struct signal_struct {
 
 /* arch/{x86,arm64}/include/asm/processor.h */
 #if defined(__TARGET_ARCH_x86)
+#define THREAD_POINTER thread.fsbase
 struct thread_struct {
 	unsigned long fsbase;
 };
 #elif defined(__TARGET_ARCH_arm64)
+#define THREAD_POINTER thread.uw.tp_value
 struct thread_struct {
 	struct {
 		unsigned long tp_value;

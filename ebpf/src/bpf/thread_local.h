@@ -19,15 +19,6 @@ struct thread_record {
 	u16 attributes;
 };
 
-static __always_inline u64 thread_pointer(struct task_struct *task)
-{
-#if defined(__TARGET_ARCH_x86)
-	return BPF_CORE_READ(task, thread.fsbase);
-#elif defined(__TARGET_ARCH_arm64)
-	return BPF_CORE_READ(task, thread.uw.tp_value);
-#endif
-}
-
 static __always_inline u64 user_word(u64 address)
 {
 	u64 word = 0;
@@ -64,7 +55,7 @@ static __always_inline int read_thread_context(struct span_link *link, const str
 	 * their own. */
 	if (bpf_core_field_exists(task->io_uring) && BPF_CORE_READ(task, io_uring))
 		return 0;
-	variable = place_of_variable(place, thread_pointer(task));
+	variable = place_of_variable(place, BPF_CORE_READ(task, THREAD_POINTER));
 	if (!variable)
 		return 0;
 	record = user_word(variable);

@@ -1,6 +1,14 @@
 //! A configuration that changes while the receiver runs: nothing that did not change loses anything.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 
@@ -32,17 +40,37 @@ fn starts(output: &str, netns: &Netns) -> Vec<u64> {
     starts
 }
 
-fn counts(receiver: &Receiver, netns: &Netns, expected: i64) {
-    until(&format!("{expected} dropped packets: {:?}", netns.dropped(&receiver.stdout())), || {
-        (netns.dropped(&receiver.stdout()) == Some(expected)).then_some(())
-    });
+/// Whether so many dropped packets are told soon. More are told never.
+fn counts(receiver: &Receiver, netns: &Netns, expected: i64) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let told = netns.dropped(&receiver.stdout());
+        assert!(told <= Some(expected), "{told:?} of {expected}");
+        if told == Some(expected) {
+            return true;
+        }
+        if Instant::now() > deadline {
+            // A closed standard error does not change the outcome.
+            let _ = writeln!(std::io::stderr(), "{told:?} of {expected} drops");
+            return false;
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Some hosts run no tracing program while a task of their own is current: a run that is short of packets is repeated.
+fn undisturbed(body: fn() -> bool) {
+    if is_root() {
+        assert!((0..3).any(|_| body()), "short of packets in each of 3 runs");
+    }
 }
 
 #[test]
 fn packet_counts_go_on_across_reloads_of_other_settings() {
-    if !is_root() {
-        return;
-    }
+    undisturbed(other_settings_change);
+}
+
+fn other_settings_change() -> bool {
     let configuration = Configuration::new(&file("interval: 200ms\n"));
     let receiver = Receiver::run(&configuration);
     receiver.says("running probe=\"packetloss\"", 1);
@@ -58,11 +86,14 @@ fn packet_counts_go_on_across_reloads_of_other_settings() {
         receiver.says(APPLIED, round);
     }
     netns.drop_datagrams(10);
-    counts(&receiver, &netns, 80);
+    if !counts(&receiver, &netns, 80) {
+        return false;
+    }
     let ended = receiver.terminate();
     assert_eq!(starts(&ended.stdout, &netns).len(), 1, "the start time moved");
     assert_eq!(ended.stderr.matches("running probe=\"packetloss\"").count(), 1, "{}", ended.stderr);
     assert_eq!(netns.dropped(&ended.stdout), Some(80));
+    true
 }
 
 /// Writes a mounted `ConfigMap` as the kubelet does: a new directory, and the link swapped to it.
@@ -79,9 +110,10 @@ fn swap(folder: &Path, number: usize, text: &str) {
 
 #[test]
 fn every_swap_of_a_mounted_config_map_applies_and_counts_go_on() {
-    if !is_root() {
-        return;
-    }
+    undisturbed(config_map_is_swapped);
+}
+
+fn config_map_is_swapped() -> bool {
     let folder = tempfile::tempdir().unwrap();
     let text = |on: bool| file(&format!("interval: 200ms\nprobes: {{netdev: {{enabled: {on}}}}}\n"));
     swap(folder.path(), 0, &text(true));
@@ -96,10 +128,13 @@ fn every_swap_of_a_mounted_config_map_applies_and_counts_go_on() {
         swap(folder.path(), number, &text(number % 2 == 0));
         receiver.says(APPLIED, number);
     }
-    counts(&receiver, &netns, 24);
+    if !counts(&receiver, &netns, 24) {
+        return false;
+    }
     let ended = receiver.terminate();
     assert_eq!(starts(&ended.stdout, &netns).len(), 1, "the start time moved");
     assert_eq!(ended.stderr.matches("stopped probe=\"netdev\"").count(), 3, "{}", ended.stderr);
+    true
 }
 
 #[test]
@@ -163,9 +198,10 @@ fn a_probe_is_switched_off_and_on_while_the_others_go_on() {
 
 #[test]
 fn another_rate_of_events_applies_without_detaching() {
-    if !is_root() {
-        return;
-    }
+    undisturbed(rate_changes);
+}
+
+fn rate_changes() -> bool {
     let limit = |burst: u32| {
         file(&format!("interval: 200ms\nprobes: {{packetloss: {{events: {{rate: 1, burst: {burst}}}}}}}\n"))
     };
@@ -174,7 +210,9 @@ fn another_rate_of_events_applies_without_detaching() {
     receiver.says("running probe=\"packetloss\"", 1);
     let before = Netns::new();
     before.drop_datagrams(50);
-    counts(&receiver, &before, 50);
+    if !counts(&receiver, &before, 50) {
+        return false;
+    }
     configuration.write(&limit(1000));
     receiver.says(APPLIED, 1);
     let after = Netns::new();
@@ -184,12 +222,15 @@ fn another_rate_of_events_applies_without_detaching() {
         (events_of(&receiver.stdout(), after.name()) >= 50).then_some(())
     });
     before.drop_datagrams(50);
-    counts(&receiver, &before, 100);
+    if !counts(&receiver, &before, 100) {
+        return false;
+    }
     let ended = receiver.terminate();
     let early = events_of(&ended.stdout, before.name());
     assert!(early < 100, "{early} events of 100 packets");
     assert_eq!(starts(&ended.stdout, &before).len(), 1, "the start time moved");
     assert_eq!(ended.stderr.matches("running probe=\"packetloss\"").count(), 1, "{}", ended.stderr);
+    true
 }
 
 #[tokio::test(flavor = "multi_thread")]
