@@ -15,8 +15,10 @@ use crate::network::{Family, Network};
 use crate::{poll, tools};
 
 mod fault;
+mod measured;
 
 pub use fault::{Fault, inject};
+pub use measured::{Measured, measure};
 
 /// Where the server listens, on every address of its namespace.
 pub const PORT: u16 = 8080;

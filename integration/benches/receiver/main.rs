@@ -11,6 +11,7 @@ mod overhead;
 mod process;
 mod sink;
 mod sockets;
+mod spans;
 
 use anyhow::Result;
 use jitterscope_integration::requirements;
@@ -27,16 +28,24 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("footprint", footprint::run),
         ("drops", drops::run),
         ("overhead", overhead::run),
         ("collection", collection::run),
         ("sockets", sockets::run),
         ("delivery", delivery::run),
+        ("spans", spans::run),
     ];
     let wanted = |name: &str| named.is_empty() || named.iter().any(|wanted| wanted == name);
     parts.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, run)| run())
+}
+
+/// The middle one of some figures, and in brackets those that a quarter of them are below and above.
+fn quartiles(mut figures: Vec<f64>, digits: usize) -> String {
+    figures.sort_by(f64::total_cmp);
+    let at = |quarter: usize| figures.get(figures.len() * quarter / 4).copied().unwrap_or(f64::NAN);
+    format!("{:.digits$} ({:.digits$} to {:.digits$})", at(2), at(1), at(3))
 }
 
 /// The middle one of some figures.

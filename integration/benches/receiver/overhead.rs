@@ -94,7 +94,7 @@ fn spread(ratios: impl Iterator<Item = f64>) -> String {
 }
 
 /// Threads that this one starts run on the first CPU, too.
-fn pin() -> Result<()> {
+pub(crate) fn pin() -> Result<()> {
     let mut first = CpuSet::new();
     first.set(0);
     Ok(sched_setaffinity(None, &first)?)
