@@ -65,6 +65,10 @@ const WAITING: [&str; 2] = ["profile=none", "probes.socketlatency.enabled=true"]
 pub(super) fn run(switches: &[Switch]) -> Result<()> {
     let netns = Netns::new("exchange")?;
     println!(
+        "\n| source | exemplars of buckets | an exchange without | added, ns | for each wait |\n|---|---|---|---|---|"
+    );
+    switches.iter().try_for_each(|switch| exemplars(&netns, switch))?;
+    println!(
         "\n| source | exchange of | without | added, ns | for each system call |\n|---|---|---|---|---|"
     );
     for switch in switches {
@@ -80,10 +84,7 @@ pub(super) fn run(switches: &[Switch]) -> Result<()> {
             );
         }
     }
-    println!(
-        "\n| source | exemplars of buckets | an exchange without | added, ns | for each wait |\n|---|---|---|---|---|"
-    );
-    switches.iter().try_for_each(|switch| exemplars(&netns, switch))
+    Ok(())
 }
 
 /// Links without exemplars against none, then buckets that keep whose wait each has counted last against those.
