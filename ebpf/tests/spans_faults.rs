@@ -2,16 +2,15 @@
 //! none is told of none.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
-#![expect(unsafe_code, reason = "socket options that the standard library does not have")]
 
 mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use common::http::{Ids, get};
+use common::refuse::refuse_all;
 use common::{Network, can_load, eventually, note};
 use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, SPAN_ROLE_CLIENT, SPAN_ROLE_SERVER, SPAN_SOURCE_WIRE, reset_event, span_link,
@@ -66,17 +65,6 @@ impl Connection {
     fn ports(&self) -> (u16, u16) {
         (self.client.local_addr().unwrap().port(), self.client.peer_addr().unwrap().port())
     }
-}
-
-/// Lets a socket refuse all that comes, or nothing any more.
-fn refuse_all(socket: &TcpStream, refuse: bool) {
-    let mut drop_it = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut drop_it };
-    let option = if refuse { libc::SO_ATTACH_FILTER } else { libc::SO_DETACH_FILTER };
-    let (at, length) = ((&raw const program).cast(), size_of_val(&program) as libc::socklen_t);
-    // SAFETY: the program and its one instruction live, and are as long as the kernel is told.
-    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, at, length) };
-    assert_eq!(set, 0);
 }
 
 /// A program that knows the spans, and its ring.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::contexts::FAMILIES;
 use common::http::{Ids, get};
+use common::refuse::refuse_all;
 use common::{Namespace, Network, can_load, eventually};
 use instrumented::kept::{alone, storages};
 use instrumented::{become_known, enter, leave};
@@ -20,6 +21,7 @@ use jitterscope_ebpf::abi::{
     DIRECTION_RECEIVE, RETRANSMIT_SYN, SPAN_ROLE_CLIENT, SPAN_SOURCE_THREAD, SPAN_SOURCE_WIRE, reset_event,
     retransmit_event, span_link,
 };
+use jitterscope_ebpf::packetloss::Event;
 use jitterscope_ebpf::spans::{Questions, Reads, Spans, Threads, Wire};
 use jitterscope_ebpf::{Constant, Kernel, Object, Observer, ObserverOptions, Ring, Telling};
 
@@ -28,6 +30,10 @@ const CLOSED: u16 = 9;
 /// What TLS looks like.
 const SECRET: [u8; 100] = [0x17; 100];
 
+/// Tracepoints whose number of arguments programs are told.
+const HOOKS: [(&Object, &str); 2] =
+    [(&Object::TCPRESET, "tcp_send_reset"), (&Object::PACKETLOSS, "kfree_skb")];
+
 /// The sources, and programs that see anomalies.
 struct Watch {
     wire: Option<Wire>,
@@ -35,14 +41,20 @@ struct Watch {
     questions: Questions,
     resets: (Observer, Ring),
     retransmits: (Observer, Ring),
+    losses: (Observer, Ring),
+    /// Whether the kernel tells whom a dropped packet was for (6.11).
+    tells_receiver: bool,
 }
 
 fn observe(object: &Object, kernel: &Kernel, network: &Network, spans: &Spans) -> (Observer, Ring) {
-    let arguments = kernel.btf().tracepoint_arguments("tcp_send_reset").unwrap_or(2) as u32;
+    let hook = HOOKS.iter().find(|(of, _)| of.name == object.name).map(|(_, hook)| *hook);
+    let arguments = hook.and_then(|hook| kernel.btf().tracepoint_arguments(hook)).unwrap_or(2) as u32;
     let constants = [Constant { name: "arguments", value: &arguments.to_ne_bytes() }];
-    let constants: &[_] = if object.name == Object::TCPRESET.name { &constants } else { &[] };
-    let options =
-        ObserverOptions { constants, spans: Some(spans), ..ObserverOptions::new(network.router.inode()) };
+    let options = ObserverOptions {
+        constants: if hook.is_some() { &constants } else { &[] },
+        spans: Some(spans),
+        ..ObserverOptions::new(network.router.inode())
+    };
     let mut observer = Observer::open(object, kernel, &options).unwrap();
     let telling = Telling { rate: 10_000, burst: 10_000, ..Telling::default() };
     observer.configure(&Telling { span_age: Duration::from_secs(30), ..telling }).unwrap();
@@ -58,7 +70,9 @@ impl Watch {
         let questions = become_known(&mut threads);
         let resets = observe(&Object::TCPRESET, kernel, network, &threads.spans);
         let retransmits = observe(&Object::TCPRETRANS, kernel, network, &threads.spans);
-        Self { wire, _threads: threads, questions, resets, retransmits }
+        let losses = observe(&Object::PACKETLOSS, kernel, network, &threads.spans);
+        let tells_receiver = kernel.btf().tracepoint_arguments("kfree_skb").is_some_and(|n| n >= 4);
+        Self { wire, _threads: threads, questions, resets, retransmits, losses, tells_receiver }
     }
 
     /// What was told of segments that were sent again to a port.
@@ -72,6 +86,19 @@ impl Watch {
         let mut found = Vec::new();
         eventually("a segment is sent again", || {
             found.extend(self.told(to));
+            !found.is_empty()
+        });
+        found
+    }
+
+    /// Links of packets with data that were dropped on their way between two ports, once there is one.
+    fn lost(&mut self, from: u16, to: u16) -> Vec<span_link> {
+        let mut found = Vec::new();
+        eventually("a dropped packet", || {
+            let events = std::iter::from_fn(|| self.losses.1.take::<Event>()).map(Result::unwrap);
+            let wanted =
+                events.filter(|e| (e.source_port, e.destination_port) == (from, to) && e.length > 100);
+            found.extend(wanted.map(|event| event.span));
             !found.is_empty()
         });
         found
@@ -193,6 +220,35 @@ fn what_is_sent_again_is_never_told_as_of_who_sent_after_it() {
         network.router.allow();
         assert!(both.iter().all(|event| Ids::of(&event.head.span) != Some(second)), "{both:?}");
         server.read_exact(&mut [0; 200]).unwrap();
+    });
+}
+
+#[test]
+fn what_comes_in_is_of_the_one_span_that_ever_sent() {
+    each(false, |watch, network, family| {
+        let (listener, to) = listen(network, family);
+        let mut client = network.a.inside(|| TcpStream::connect(to).unwrap());
+        client.set_nodelay(true).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let port = client.local_addr().unwrap().port();
+        let ids = Ids::new();
+        // The same span twice, another one, and the first again.
+        for (sender, expected) in [(ids, Some(ids)), (ids, Some(ids)), (Ids::new(), None), (ids, None)] {
+            within(&network.a, Some(sender), || client.write_all(&SECRET).unwrap());
+            server.read_exact(&mut [0; 100]).unwrap();
+            refuse_all(&client, true);
+            server.write_all(&[0x17; 200]).unwrap();
+            for link in watch.lost(to.port(), port) {
+                match expected.filter(|_| watch.tells_receiver) {
+                    Some(ids) => assert_of(&link, SPAN_SOURCE_THREAD, ids),
+                    None => assert_eq!(Ids::of(&link), None),
+                }
+            }
+            refuse_all(&client, false);
+            client.read_exact(&mut [0; 200]).unwrap();
+            // What was dropped again meanwhile.
+            std::iter::from_fn(|| watch.losses.1.take::<Event>()).for_each(drop);
+        }
     });
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod netkit;
 pub(crate) mod cgroup;
 pub(crate) mod load;
 pub(crate) mod passages;
+pub(crate) mod refuse;
 pub(crate) mod score;
 pub(crate) mod segments;
 pub(crate) mod tcp;
