@@ -4,6 +4,7 @@
 pub(crate) mod kept;
 pub(crate) mod peer;
 mod process;
+pub(crate) mod watch;
 
 use jitterscope_ebpf::spans::{Questions, Threads};
 
