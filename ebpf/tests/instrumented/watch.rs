@@ -28,7 +28,13 @@ pub(crate) struct Watch {
     pub(crate) tells_receiver: bool,
 }
 
-fn observe(object: &Object, kernel: &Kernel, network: &Network, spans: &Spans) -> (Observer, Ring) {
+/// A program of a probe that links what it tells.
+pub(crate) fn observe(
+    object: &Object,
+    kernel: &Kernel,
+    network: &Network,
+    spans: &Spans,
+) -> (Observer, Ring) {
     let hook = HOOKS.iter().find(|(of, _)| of.name == object.name).map(|(_, hook)| *hook);
     let arguments = hook.and_then(|hook| kernel.btf().tracepoint_arguments(hook)).unwrap_or(2) as u32;
     let constants = [Constant { name: "arguments", value: &arguments.to_ne_bytes() }];
