@@ -66,26 +66,27 @@ fn built(form: Form) -> Option<Built> {
 
 #[test]
 fn the_variable_is_found_in_every_form_of_program_and_library() {
-    for built in FORMS.into_iter().chain([MUSL_LIBRARY]).filter_map(built) {
-        each(|kept, namespace| {
-            let (_listener, port) = listen(namespace);
-            let mut peer = built.start(namespace);
-            peer.must("publish");
-            assert!(is_found(kept, &mut peer), "{built:?}");
-            let connection = peer.connect(port);
-            assert_eq!(sent(kept, &mut peer, &connection), None, "{built:?}");
-            sent_within(kept, &mut peer, &connection);
-            peer.must("leave");
-            assert_eq!(sent(kept, &mut peer, &connection), None, "{built:?}");
-            sent_within(kept, &mut peer, &connection);
-            // A thread that has not touched the variable yet.
-            peer.tell("thread");
-            assert_eq!(sent(kept, &mut peer, &connection), None, "{built:?}");
-            sent_within(kept, &mut peer, &connection);
-            peer.must("end");
-            sent_within(kept, &mut peer, &connection);
-        });
-    }
+    let forms: Vec<Built> = FORMS.into_iter().chain([MUSL_LIBRARY]).filter_map(built).collect();
+    each(|kept, namespace| forms.iter().for_each(|built| is_read(kept, namespace, built)));
+}
+
+fn is_read(kept: &Kept, namespace: &Namespace, built: &Built) {
+    let (_listener, port) = listen(namespace);
+    let mut peer = built.start(namespace);
+    peer.must("publish");
+    assert!(is_found(kept, &mut peer), "{built:?}");
+    let connection = peer.connect(port);
+    assert_eq!(sent(kept, &mut peer, &connection), None, "{built:?}");
+    sent_within(kept, &mut peer, &connection);
+    peer.must("leave");
+    assert_eq!(sent(kept, &mut peer, &connection), None, "{built:?}");
+    sent_within(kept, &mut peer, &connection);
+    // A thread that has not touched the variable yet.
+    peer.tell("thread");
+    assert_eq!(sent(kept, &mut peer, &connection), None, "{built:?}");
+    sent_within(kept, &mut peer, &connection);
+    peer.must("end");
+    sent_within(kept, &mut peer, &connection);
 }
 
 #[test]
