@@ -4,11 +4,12 @@ set -euo pipefail
 
 usage() {
 	cat >&2 <<'END'
-usage: integration/setup.sh run | test | vm [KERNEL...] | lint
+usage: integration/setup.sh run | test | loki | vm [KERNEL...] | lint
 
 run   what `make run` needs: compilers and headers from Debian
 test  and what `make test` needs: network and container tools, the OpenTelemetry Collector, Prometheus, Jaeger,
-      Loki, Helm, schemas of Kubernetes, the application of integration/apps
+      Helm, schemas of Kubernetes, the application of integration/apps
+loki  and what `make loki` needs: Loki, which is built for some 20 minutes
 vm    qemu, virtme-ng and the kernels of integration/kernels.txt (all, or those named, such as 6.1)
 lint  what `make lint` needs: clang-format, shellcheck and cargo-deny
 
@@ -42,9 +43,13 @@ set_up_test() {
 	need_helm
 	need_prometheus
 	need_jaeger
-	need_loki
 	need_shop
 	need_python kubernetes-validate "$KUBERNETES_VALIDATE_VERSION" kubernetes-validate
+}
+
+set_up_loki() {
+	set_up_test
+	need_loki
 }
 
 set_up_vm() {

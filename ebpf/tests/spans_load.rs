@@ -11,7 +11,7 @@ use instrumented::kept::storages;
 use instrumented::watch::observe;
 use jitterscope_ebpf::kernellatency::KernelLatency;
 use jitterscope_ebpf::socketlatency::SocketLatency;
-use jitterscope_ebpf::spans::{Threads, Wire};
+use jitterscope_ebpf::spans::{Reads, Threads, Wire};
 use jitterscope_ebpf::{Form, Kernel, Loaded, Object, ObserverOptions};
 
 /// A hook of socketlatency that links nothing, and has no storage with sockets in tracing programs before 5.11.
@@ -33,7 +33,7 @@ fn programs_that_link_are_taken_in_the_form_that_knows_types() {
     let (kernel, network) = (Kernel::read(None).unwrap(), Network::new());
     for storage in storages(&kernel) {
         let wire = Wire::open_with(&kernel, storage).unwrap();
-        let threads = Threads::open_with(&kernel, Some(&wire.spans), storage).unwrap();
+        let threads = Threads::open_with(&kernel, Some(&wire.spans), storage, Reads::THREADS).unwrap();
         is_typed(threads.loaded(), "thread");
         for object in [&Object::PACKETLOSS, &Object::TCPRETRANS, &Object::TCPRESET] {
             is_typed(observe(object, &kernel, &network, &wire.spans).0.loaded(), object.name);

@@ -1,6 +1,7 @@
-//! Links as people follow them: from a log record in a real Loki or an exemplar in a real Prometheus to the trace in a real
-//! Jaeger, in which the anomaly is a child of the span that it hit. All of it through one Collector with
+//! Links as people follow them: from a log record, in a real Loki too, or an exemplar in a real Prometheus to the trace in a
+//! real Jaeger, in which the anomaly is a child of the span that it hit. All of it through one Collector with
 //! `otel-config/links.yaml`.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 #![expect(clippy::print_stdout, reason = "the figures of a run")]
 
 use std::collections::HashSet;
@@ -37,19 +38,37 @@ fn resource(line: &Value) -> Attributes {
     Attributes::from([(key::NETNS_NAME.key.to_owned(), name.to_owned())])
 }
 
+/// The record is in Loki with its span, and no other one is found by its trace.
+fn check_line(loki: &Loki, record: &Record, network: &Network) {
+    let line = || loki.find(&of_trace(record)).ok().filter(|found| !found.is_empty());
+    let found = poll::until("the line in Loki", line).unwrap_or_else(|error| panic!("{error}: {record:?}"));
+    let is_it = |one: &Value| one["span_id"] == record.span && role_of(&resource(one), network).is_some();
+    assert!(found.iter().all(is_it), "{record:?}: {found:?}");
+}
+
 #[test]
 fn a_record_and_an_exemplar_lead_to_the_trace_in_which_the_anomaly_is_a_child_of_what_it_hit() {
+    check(None);
+}
+
+#[test]
+#[ignore = "Loki is built for some 20 minutes: make loki"]
+fn a_record_in_loki_leads_there_too() {
+    check(Some(&Loki::start().unwrap().unwrap()));
+}
+
+/// Follows the links; those of records from Loki too.
+fn check(loki: Option<&Loki>) {
     if !requirements::met(&["ip", "nft"]) || !Language::Go.is_there() {
         return;
     }
-    let (Some(jaeger), Some(prometheus), Some(loki)) =
-        (Jaeger::start().unwrap(), Prometheus::start().unwrap(), Loki::start().unwrap())
-    else {
+    let (Some(jaeger), Some(prometheus)) = (Jaeger::start().unwrap(), Prometheus::start().unwrap()) else {
         return;
     };
-    // What the receiver tells, as it tells it.
-    let Some(told) = Collector::start().unwrap() else { return };
-    let links = Collector::links(jaeger.address(), &prometheus.endpoint(), &loki.endpoint()).unwrap();
+    // What the receiver tells, as it tells it; and logs where there is no Loki.
+    let (Some(told), Some(logs)) = (Collector::start().unwrap(), Collector::start().unwrap()) else { return };
+    let logs = loki.map_or_else(|| logs.http_endpoint(), Loki::endpoint);
+    let links = Collector::links(jaeger.address(), &prometheus.endpoint(), &logs).unwrap();
     let links = links.unwrap();
     let network = Network::new().unwrap();
     shop::relay(&network, links.http_address()).unwrap();
@@ -81,12 +100,7 @@ fn a_record_and_an_exemplar_lead_to_the_trace_in_which_the_anomaly_is_a_child_of
     })
     .unwrap();
     for record in &records {
-        let line = || loki.find(&of_trace(record)).ok().filter(|found| !found.is_empty());
-        let found =
-            poll::until("the line in Loki", line).unwrap_or_else(|error| panic!("{error}: {record:?}"));
-        let is_it =
-            |one: &Value| one["span_id"] == record.span && role_of(&resource(one), &network).is_some();
-        assert!(found.iter().all(is_it), "{record:?}: {found:?}");
+        loki.iter().for_each(|loki| check_line(loki, record, &network));
         let spans = || {
             let spans = jaeger.spans(&record.trace).ok()?;
             let hit = spans.iter().any(|span| span.id == record.span && span.name != record.event);
