@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,6 +91,8 @@ static long publish(const char *rest)
 }
 
 /* Says something else all the time, and at times nothing. */
+static int flickers;
+
 static void *flicker(void *unused)
 {
 	for (uint64_t i = 2;; i++) {
@@ -97,6 +100,7 @@ static void *flicker(void *unused)
 		memset((char *)published + PAYLOAD, (int)i, sizeof(message));
 		published->size = i % LENGTH;
 		__atomic_store_n(&published->published, i, __ATOMIC_RELEASE);
+		__atomic_store_n(&flickers, 1, __ATOMIC_RELEASE);
 	}
 	return unused;
 }
@@ -112,6 +116,16 @@ static long start(void *(*as)(void *), int wait)
 	if (error)
 		return -error;
 	return wait ? pthread_join(thread, NULL) : 0;
+}
+
+/* What was published before is right: it has to be gone. */
+static long start_flickering(void)
+{
+	long error = start(flicker, 0);
+
+	while (!error && !__atomic_load_n(&flickers, __ATOMIC_ACQUIRE))
+		sched_yield();
+	return error;
 }
 
 /* The child goes on with what is told. */
@@ -180,7 +194,7 @@ static long obey(const char *word, const char *rest)
 	if (!strcmp(word, "publish"))
 		return publish(rest);
 	if (!strcmp(word, "flicker"))
-		return start(flicker, 0);
+		return start_flickering();
 	if (!strcmp(word, "shrink"))
 		return ftruncate(memory, 0);
 	if (!strcmp(word, "hide"))
