@@ -234,6 +234,25 @@ fn frames_of_the_connection_and_unknown_ones_do_not_touch_the_request() {
     });
 }
 
+/// Frames of the connection go along with the request that shares their packet; those of another request do not.
+#[test]
+fn a_packet_that_begins_with_frames_of_the_connection_is_its_requests() {
+    each(|source, pair| {
+        let by_hand = ByHand::new(source, pair);
+        for (stream, of, shares) in [(1, 0, true), (3, 1, false), (5, 0, true)] {
+            let before = frame(PING, 0, of, &[0; 8]);
+            let head = frame(HEADERS, END_HEADERS, stream, &field(0, "traceparent", &Ids::new().value()));
+            by_hand.pair.ask([before.as_slice(), &head].concat());
+            let of_it = head.len() + if shares { before.len() } else { 0 };
+            for socket in [&by_hand.pair.client, &by_hand.pair.server] {
+                let kept = by_hand.source.context(socket).unwrap();
+                assert_eq!(kept.end.wrapping_sub(kept.start) as usize, of_it, "stream {stream}");
+            }
+            by_hand.pair.answer(frame(RST_STREAM, 0, stream, &[0; 4]));
+        }
+    });
+}
+
 #[test]
 fn what_is_not_followed_ends_the_links_of_the_connection() {
     for frames in [frame(PUSH_PROMISE, 0, 1, &[0, 0, 0, 2]), vec![0xff; 40]] {

@@ -66,7 +66,8 @@ struct sent {
 	u32 next; /* position of the next frame's header, or of what of it has not been seen */
 	u8 seen;  /* octets of that header that have been seen */
 	u8 begun; /* it is known where frames begin */
-	u8 reserved[2];
+	u8 alone; /* what the packet that passes has begun with is of no request */
+	u8 reserved;
 	u8 header[16];
 };
 
@@ -242,7 +243,9 @@ static __always_inline void headers(const struct passing *p, struct __sk_buff *s
 	}
 	c = &f->context;
 	begin_context(c, skb, &p->s, p->incoming);
-	c->start = frame->position;
+	/* Acknowledgements, pings and windows of the connection go along with it. */
+	if (!p->h->sent[ASKS].alone)
+		c->start = frame->position;
 	c->extent = EXTENT_OPEN;
 	if (others) {
 		c->state = SPAN_AMBIGUOUS;
@@ -367,6 +370,7 @@ __noinline int take_next(struct __sk_buff *skb, u32 incoming)
 		lose(p.h, p.c);
 	else
 		take_frame(&p, skb, &frame);
+	sent->alone &= !frame.stream;
 	return 1;
 }
 
@@ -388,6 +392,7 @@ __noinline int follow(struct __sk_buff *skb, u32 incoming)
 		lose(p.h, p.c);
 		return 0;
 	}
+	sent->alone = sent->next == p.s.sequence && !sent->seen;
 	for (i = 0; i < MOST_FRAMES; i++)
 		if (!take_next(skb, incoming))
 			break;
