@@ -145,8 +145,8 @@ static __always_inline void insert(struct table *t, u64 is_traceparent)
 }
 
 /*
- * Takes the field at `at` into what is this CPU's; returns where it ends, 0 if it is none that ends before `end`.
- * A function of its own, for the verifier then looks at it once, and not for each field of a head.
+ * Takes the field at `at` into what is this CPU's; returns where it ends, 0 if it is none that ends before
+ * `end`. A function of its own, for the verifier then looks at it once, and not for each field of a head.
  */
 __noinline u32 take_field(struct __sk_buff *skb, u32 at, u32 end)
 {
