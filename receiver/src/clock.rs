@@ -1,7 +1,7 @@
 //! The kernel's boot-time clock against the wall clock.
 //!
 //! Events carry `bpf_ktime_get_boot_ns()`. The difference of the clocks is taken anew for every round and every
-//! turn at a ring, at most one second apart, so a step of the wall clock and suspend are followed.
+//! record of a ring, which waits there for a moment only, so a step of the wall clock and suspend are followed.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 

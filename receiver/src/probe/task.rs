@@ -224,8 +224,7 @@ impl Task {
     async fn drain(&mut self) {
         let Some(running) = self.probes.first_mut() else { return };
         loop {
-            let clock = Clock::read();
-            let occurrences = read(running, &clock);
+            let occurrences = read(running);
             if occurrences.is_empty() {
                 return;
             }
@@ -252,11 +251,11 @@ fn watch(ring: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(ring, Interest::READABLE)
 }
 
-/// Events of one turn.
-fn read(running: &mut Running, clock: &Clock) -> Vec<Occurrence> {
+/// Events of one turn. The clocks are read for each of them: what comes while others are read may come after a step.
+fn read(running: &mut Running) -> Vec<Occurrence> {
     let mut occurrences = Vec::new();
     for _ in 0..RECORDS_PER_TURN {
-        match running.next_event(clock) {
+        match running.next_event(&Clock::read()) {
             None => break,
             Some(Ok(occurrence)) => occurrences.push(occurrence),
             Some(Err(error)) => {
