@@ -23,6 +23,20 @@ pub use measured::{Measured, measure};
 /// Where the server listens, on every address of its namespace.
 pub const PORT: u16 = 8080;
 
+/// For a receiver that tells all linked anomalies: no event is held back, no span either.
+pub const ALL_TOLD: [&str; 10] = [
+    "--set",
+    "interval=200ms",
+    "--set",
+    "spans.anomaly_spans={enabled: true, rate: 100000}",
+    "--set",
+    "probes.packetloss.events={rate: 100000, burst: 100000}",
+    "--set",
+    "probes.tcpretrans.events={rate: 100000, burst: 100000}",
+    "--set",
+    "probes.tcpreset.events={rate: 100000, burst: 100000}",
+];
+
 /// Where each namespace's relay to the Collector listens, on the loopback: the default port of OTLP over HTTP.
 const RELAY: u16 = 4318;
 

@@ -11,21 +11,7 @@ use jitterscope_integration::receiver::Receiver;
 use jitterscope_integration::requirements;
 use jitterscope_integration::shop::{self, Fault, Language, Load};
 
-/// Linked anomalies all told: no event held back, no span either.
-const SETTINGS: [&str; 12] = [
-    "--set",
-    "interval=200ms",
-    "--set",
-    "spans.sources.wire=true",
-    "--set",
-    "spans.anomaly_spans={enabled: true, rate: 100000}",
-    "--set",
-    "probes.packetloss.events={rate: 100000, burst: 100000}",
-    "--set",
-    "probes.tcpretrans.events={rate: 100000, burst: 100000}",
-    "--set",
-    "probes.tcpreset.events={rate: 100000, burst: 100000}",
-];
+const SOURCE: [&str; 2] = ["--set", "spans.sources.wire=true"];
 
 /// Fewer requests prove nothing; how many more there are is the machine's matter.
 const LEAST: usize = 1000;
@@ -44,7 +30,7 @@ fn run(language: Language, family: Family, load: Load) -> Option<Join> {
     let network = Network::new().unwrap();
     shop::relay(&network, collector.http_address()).unwrap();
     shop::inject(&network).unwrap();
-    let mut arguments = SETTINGS.to_vec();
+    let mut arguments = [shop::ALL_TOLD.as_slice(), &SOURCE].concat();
     let endpoint = collector.endpoint();
     arguments.extend(["--endpoint", &endpoint]);
     let mut receiver = Receiver::start(&arguments).unwrap();

@@ -14,18 +14,6 @@ use jitterscope_semconv::{attribute as key, event, metric};
 
 const LOAD: Load = Load { connections: 64, rate: 400, seconds: 8, every: 20, streams: 1 };
 
-/// No event is held back.
-const SETTINGS: [&str; 8] = [
-    "--set",
-    "interval=200ms",
-    "--set",
-    "spans.anomaly_spans={enabled: true, rate: 100000}",
-    "--set",
-    "probes.tcpretrans.events={rate: 100000, burst: 100000}",
-    "--set",
-    "probes.tcpreset.events={rate: 100000, burst: 100000}",
-];
-
 fn run(family: Family) -> Option<Join> {
     if !requirements::met(&["ip", "nft"]) || !Language::Go.is_there() {
         return None;
@@ -37,7 +25,7 @@ fn run(family: Family) -> Option<Join> {
     shop::inject(&network).unwrap();
     let tap = format!("spans.sources.tap={{enabled: true, endpoint: \"{address}\", wait: 3s}}");
     let endpoint = collector.endpoint();
-    let arguments = [&SETTINGS[..], &["--set", &tap, "--endpoint", &endpoint]].concat();
+    let arguments = [&shop::ALL_TOLD[..], &["--set", &tap, "--endpoint", &endpoint]].concat();
     let mut receiver = Receiver::start(&arguments).unwrap();
     let mut server = shop::serve(Language::Go, &network, family).unwrap();
     shop::ask(Language::Go, &network, family, LOAD).unwrap().wait().unwrap();

@@ -22,21 +22,7 @@ use jitterscope_integration::requirements;
 use jitterscope_integration::shop::{self, Fault, PORT};
 use jitterscope_integration::telemetry::hex;
 
-/// Linked anomalies all told, by threads alone.
-const SETTINGS: [&str; 12] = [
-    "--set",
-    "interval=200ms",
-    "--set",
-    "spans.sources.thread=true",
-    "--set",
-    "spans.anomaly_spans={enabled: true, rate: 100000}",
-    "--set",
-    "probes.packetloss.events={rate: 100000, burst: 100000}",
-    "--set",
-    "probes.tcpretrans.events={rate: 100000, burst: 100000}",
-    "--set",
-    "probes.tcpreset.events={rate: 100000, burst: 100000}",
-];
+const SOURCE: [&str; 2] = ["--set", "spans.sources.thread=true"];
 
 const CONNECTIONS: usize = 64;
 /// Requests a second.
@@ -165,7 +151,7 @@ fn run(family: Family) -> Option<Join> {
     let network = Network::new().unwrap();
     shop::inject(&network).unwrap();
     let endpoint = collector.endpoint();
-    let arguments = [SETTINGS.as_slice(), &["--endpoint", &endpoint]].concat();
+    let arguments = [shop::ALL_TOLD.as_slice(), &SOURCE, &["--endpoint", &endpoint]].concat();
     let mut receiver = Receiver::start(&arguments).unwrap();
     instrumented::publish();
     let to = SocketAddr::from((family.address(2, 2), PORT));

@@ -15,8 +15,8 @@ pub mod server;
 
 use std::{
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -38,7 +38,7 @@ use crate::{batch::Occurrence, pods::Entity};
 pub struct Tap {
     open: ArcSwapOption<Open>,
     /// Whether it ever ran.
-    has_run: std::sync::atomic::AtomicBool,
+    has_run: AtomicBool,
     captured: AtomicU64,
     used: AtomicU64,
     ambiguous: AtomicU64,
@@ -53,7 +53,7 @@ impl Tap {
     /// From now on spans are taken, and events wait for them so long.
     pub fn open(&self, wait: Duration) {
         self.has_run.store(true, Relaxed);
-        self.open.store(Some(std::sync::Arc::new(Open { wait, known: Mutex::new(Known::new(wait)) })));
+        self.open.store(Some(Arc::new(Open { wait, known: Mutex::new(Known::new(wait)) })));
     }
 
     /// Nothing is taken any more, what was is forgotten.
